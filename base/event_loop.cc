@@ -1,0 +1,108 @@
+#include "base/event_loop.h"
+
+#include <sys/epoll.h>
+#include <time.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace partita {
+namespace {
+
+uint64_t NowMs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1000000;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Create() {
+  UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll.valid()) return SystemError("creating an epoll instance");
+  ASSIGN_OR_RETURN(EventFd wake, EventFd::Create());
+  epoll_event event{.events = EPOLLIN, .data = {.fd = wake.fd()}};
+  if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, wake.fd(), &event) != 0) {
+    return SystemError("watching the wake-up eventfd");
+  }
+  return std::unique_ptr<EventLoop>(new EventLoop(std::move(epoll), std::move(wake)));
+}
+
+absl::Status EventLoop::Add(int fd, uint32_t events, std::function<void(uint32_t)> callback) {
+  epoll_event event{.events = events, .data = {.fd = fd}};
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+    return SystemError("watching a descriptor");
+  }
+  watched_[fd] = std::make_shared<std::function<void(uint32_t)>>(std::move(callback));
+  return absl::OkStatus();
+}
+
+void EventLoop::Remove(int fd) {
+  epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  watched_.erase(fd);
+}
+
+void EventLoop::Post(std::function<void()> task) {
+  {
+    absl::MutexLock lock(&mutex_);
+    posted_.push_back(std::move(task));
+  }
+  wake_.Set();
+}
+
+void EventLoop::After(uint32_t milliseconds, std::function<void()> callback) {
+  timers_.emplace(NowMs() + milliseconds, std::move(callback));
+}
+
+void EventLoop::Stop() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stop_ = true;
+  }
+  wake_.Set();
+}
+
+void EventLoop::RunPosted() {
+  std::vector<std::function<void()>> tasks;
+  {
+    absl::MutexLock lock(&mutex_);
+    tasks.swap(posted_);
+  }
+  for (auto& task : tasks) task();
+}
+
+int EventLoop::TimeoutMs() const {
+  if (timers_.empty()) return -1;
+  const uint64_t now = NowMs();
+  return timers_.begin()->first <= now ? 0 : static_cast<int>(timers_.begin()->first - now);
+}
+
+void EventLoop::Run() {
+  std::array<epoll_event, 16> events{};
+  while (true) {
+    RunPosted();
+    {
+      absl::MutexLock lock(&mutex_);
+      if (std::exchange(stop_, false)) return;
+    }
+    const int count = epoll_wait(epoll_.get(), events.data(), events.size(), TimeoutMs());
+    for (int i = 0; i < count; ++i) {
+      if (events[i].data.fd == wake_.fd()) {
+        std::ignore = wake_.Take();
+        continue;
+      }
+      const auto it = watched_.find(events[i].data.fd);
+      if (it == watched_.end()) continue;
+      const auto callback = it->second;  // keeps it alive if it removes itself
+      (*callback)(events[i].events);
+    }
+    while (!timers_.empty() && timers_.begin()->first <= NowMs()) {
+      auto callback = std::move(timers_.begin()->second);
+      timers_.erase(timers_.begin());
+      callback();
+    }
+  }
+}
+
+}  // namespace partita

@@ -1,0 +1,48 @@
+// A small epoll loop: the worker's control thread. Callbacks run on the thread inside Run(); Post and
+// Stop may be called from any thread.
+#ifndef PARTITA_BASE_EVENT_LOOP_H_
+#define PARTITA_BASE_EVENT_LOOP_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "base/unique_fd.h"
+
+namespace partita {
+
+class EventLoop {
+ public:
+  static absl::StatusOr<std::unique_ptr<EventLoop>> Create();
+
+  // `callback` gets the epoll events. `fd` is not owned; Remove it before closing it.
+  absl::Status Add(int fd, uint32_t events, std::function<void(uint32_t)> callback);
+  void Remove(int fd);
+  void Post(std::function<void()> task);
+  // Calls `callback` once after `milliseconds`.
+  void After(uint32_t milliseconds, std::function<void()> callback);
+
+  void Run();
+  void Stop();
+
+ private:
+  EventLoop(UniqueFd epoll, EventFd wake) : epoll_(std::move(epoll)), wake_(std::move(wake)) {}
+  void RunPosted();
+  [[nodiscard]] int TimeoutMs() const;
+
+  UniqueFd epoll_;
+  EventFd wake_;
+  std::map<int, std::shared_ptr<std::function<void(uint32_t)>>> watched_;
+  std::multimap<uint64_t, std::function<void()>> timers_;  // by CLOCK_MONOTONIC milliseconds
+  absl::Mutex mutex_;
+  std::vector<std::function<void()>> posted_ ABSL_GUARDED_BY(mutex_);
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace partita
+
+#endif  // PARTITA_BASE_EVENT_LOOP_H_

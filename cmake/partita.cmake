@@ -1,0 +1,51 @@
+# Build rules shared by every folder: one library per folder, tests and fuzz targets beside sources.
+
+add_library(partita_options INTERFACE)
+target_include_directories(partita_options INTERFACE ${CMAKE_SOURCE_DIR})
+target_compile_options(partita_options INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wcast-align
+  -Woverloaded-virtual -Wconversion -Wno-sign-conversion -Wformat=2 -Wimplicit-fallthrough
+  -Wundef -Werror -fno-strict-aliasing)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  target_compile_options(partita_options INTERFACE -Wthread-safety)
+endif()
+if(PARTITA_SANITIZE)
+  target_compile_options(partita_options INTERFACE
+    -fsanitize=${PARTITA_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(partita_options INTERFACE -fsanitize=${PARTITA_SANITIZE})
+endif()
+if(PARTITA_FUZZ)
+  target_compile_options(partita_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+
+# partita_library(NAME SOURCES ... DEPS ...)
+function(partita_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(${name} PUBLIC partita_options ${ARG_DEPS})
+endfunction()
+
+# partita_test(NAME LABEL label SOURCES ... DEPS ...): a GoogleTest program run by ctest as one test.
+function(partita_test name)
+  cmake_parse_arguments(ARG "" "LABEL;TIMEOUT" "SOURCES;DEPS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 60)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
+endfunction()
+
+# partita_fuzz(NAME SOURCES ... DEPS ... CORPUS dir): libFuzzer target; each seed is also a unit test input.
+function(partita_fuzz name)
+  cmake_parse_arguments(ARG "" "CORPUS" "SOURCES;DEPS" ${ARGN})
+  if(PARTITA_FUZZ)
+    add_executable(${name} ${ARG_SOURCES})
+    target_link_libraries(${name} PRIVATE ${ARG_DEPS})
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+    add_test(NAME ${name} COMMAND ${name} -max_total_time=20 -rss_limit_mb=2048 -timeout=10
+      ${CMAKE_BINARY_DIR} ${CMAKE_CURRENT_SOURCE_DIR}/${ARG_CORPUS})
+    set_tests_properties(${name} PROPERTIES LABELS fuzz TIMEOUT 120)
+  endif()
+endfunction()
