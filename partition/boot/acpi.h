@@ -1,0 +1,22 @@
+// ACPI tables of the machine, built by code: hardware-reduced, no PCI, one VMBus device, one serial
+// port. Sources: ACPI specification 6.4; what Linux's hv_vmbus asks of its node is in docs.
+#ifndef PARTITA_PARTITION_BOOT_ACPI_H_
+#define PARTITA_PARTITION_BOOT_ACPI_H_
+
+#include <cstdint>
+
+#include "base/guest_memory.h"
+#include "base/status.h"
+
+namespace partita {
+
+struct AcpiOptions {
+  uint32_t vp_count = 1;
+};
+
+// Writes all tables into [kAcpiStart, kAcpiEnd) and returns the GPA of the RSDP.
+absl::StatusOr<uint64_t> WriteAcpiTables(GuestMemory& memory, const AcpiOptions& options);
+
+}  // namespace partita
+
+#endif  // PARTITA_PARTITION_BOOT_ACPI_H_

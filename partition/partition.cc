@@ -1,0 +1,233 @@
+#include "partition/partition.h"
+
+#include <ctime>
+#include <utility>
+
+#include "partition/boot/acpi.h"
+#include "partition/hypervisor/cpuid.h"
+#include "partition/machine.h"
+
+namespace partita {
+
+Partition::Partition(GuestRam& ram, PartitionOptions options, Events events)
+    : ram_(ram),
+      options_(std::move(options)),
+      events_(std::move(events)),
+      cmos_([] { return time(nullptr); }),
+      power_({.power_off = [this] { events_.end(EndReason::kPowerOff, "power-off by the guest"); },
+              .reset = [this] { events_.end(EndReason::kReset, "reset by the guest"); }}) {}
+
+Partition::~Partition() { Stop(); }
+
+absl::StatusOr<std::unique_ptr<Partition>> Partition::Create(int kvm_fd, GuestRam& ram,
+                                                             const PartitionOptions& options,
+                                                             Events events) {
+  std::unique_ptr<Partition> self(new Partition(ram, options, std::move(events)));
+  ASSIGN_OR_RETURN(self->vm_, KvmVm::Create(kvm_fd));
+  uint32_t slot = 0;
+  for (const GuestMemory::Region& region : ram.memory().regions()) {
+    RETURN_IF_ERROR(self->vm_->SetMemory(slot++, region.gpa, region.size, region.host));
+  }
+  if (options.synic == SynicKind::kUser) {
+    const KvmVm::MsrRange all[] = {{hv::kMsrFirst, hv::kMsrCount}};
+    RETURN_IF_ERROR(self->vm_->TrapMsrs(all));
+  } else {
+    // KVM owns the rest; it has no way to offer the crash text, so these stay ours.
+    const KvmVm::MsrRange crash[] = {{hv::kMsrCrashP0, hv::kMsrCrashCtl - hv::kMsrCrashP0 + 1}};
+    RETURN_IF_ERROR(self->vm_->TrapMsrs(crash));
+  }
+  RETURN_IF_ERROR(self->CreateVps(kvm_fd));
+
+  self->serial_ = std::make_unique<SerialPort>(
+      [vm = self->vm_.get()](bool level) { vm->SetIrqLine(machine::kSerialGsi, level); },
+      self->events_.serial_output);
+  self->pio_.Register(machine::kSerialPort, 8, self->serial_.get());
+  self->pio_.Register(0x70, 2, &self->cmos_);
+  self->pio_.Register(machine::kSleepControlPort, 4, &self->power_);
+  return self;
+}
+
+absl::Status Partition::CreateVps(int kvm_fd) {
+  ASSIGN_OR_RETURN(const CpuidTable supported, SupportedCpuid(kvm_fd));
+  const bool kernel = options_.synic == SynicKind::kKernel;
+  const CpuidTable hyperv = kernel ? SupportedHypervCpuid(kvm_fd) : CpuidTable{};
+  const CpuidOptions cpuid = {.synic = options_.synic,
+                              .vp_count = options_.vp_count,
+                              .reference_tsc = options_.reference_tsc,
+                              .synthetic_timers = options_.synthetic_timers};
+  for (uint32_t i = 0; i < options_.vp_count; ++i) {
+    ASSIGN_OR_RETURN(std::unique_ptr<KvmVcpu> vcpu, vm_->CreateVcpu(i));
+    RETURN_IF_ERROR(vcpu->SetCpuid(BuildCpuid(cpuid, supported, hyperv, i)));
+    if (kernel) {
+      RETURN_IF_ERROR(vcpu->EnableCap(KVM_CAP_HYPERV_ENFORCE_CPUID, 1,
+                                      "asking KVM to enforce the Hyper-V CPUID leaves"));
+    }
+    if (i == 0) RETURN_IF_ERROR(clock_.Start(*vcpu));
+    const int host_cpu = i < options_.affinity.size() ? options_.affinity[i] : -1;
+    vps_.push_back(std::make_unique<VirtualProcessor>(std::move(vcpu), *this, host_cpu));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Partition::Connect(SynicPort& synic, GuestMessageSink& sink) {
+  synic_ = &synic;
+  for (const auto& vp : vps_) RETURN_IF_ERROR(synic.AttachVp(vp->vcpu()));
+  msrs_ = std::make_unique<SyntheticMsrs>(
+      memory(), clock_, synic, options_.reference_tsc,
+      SyntheticMsrs::Events{.crash = events_.crash, .reset = [this] {
+                              events_.end(EndReason::kReset, "reset through the Hyper-V MSR");
+                            }});
+  hypercalls_ = std::make_unique<Hypercalls>(memory(), sink);
+  return absl::OkStatus();
+}
+
+absl::Status Partition::Load(BootImage image) {
+  ASSIGN_OR_RETURN(image.rsdp, WriteAcpiTables(memory(), {.vp_count = options_.vp_count}));
+  ASSIGN_OR_RETURN(const BootEntry entry, LoadKernel(memory(), image));
+  return SetEntry(entry);
+}
+
+absl::Status Partition::SetEntry(const BootEntry& entry) {
+  const KvmVcpu& vcpu = vps_[0]->vcpu();
+  const bool long_mode = entry.mode == BootEntry::Mode::kLong64;
+  // Selectors 0x10 (code) and 0x18 (data), as the Linux boot protocol asks; PVH is indifferent.
+  constexpr uint64_t kCode64 = 0x00AF9B000000FFFF, kCode32 = 0x00CF9B000000FFFF,
+                     kData = 0x00CF93000000FFFF, kTss = 0x00008B0000000067;
+  const uint64_t gdt[] = {0, 0, long_mode ? kCode64 : kCode32, kData, kTss};
+  if (!memory().Write(machine::kGdt, std::as_bytes(std::span(gdt)))) {
+    return Internal("no room for the boot GDT");
+  }
+  kvm_sregs sregs{};
+  RETURN_IF_ERROR(vcpu.GetSregs(&sregs));
+  kvm_segment code{};
+  code.limit = 0xFFFFFFFF;
+  code.selector = 0x10;
+  code.type = 0xB;
+  code.present = 1;
+  code.s = 1;
+  code.g = 1;
+  code.l = long_mode ? 1 : 0;
+  code.db = long_mode ? 0 : 1;
+  kvm_segment data = code;
+  data.selector = 0x18;
+  data.type = 0x3;
+  data.l = 0;
+  data.db = 1;
+  kvm_segment task{};
+  task.selector = 0x20;
+  task.limit = 0x67;
+  task.type = 0xB;
+  task.present = 1;
+  sregs.cs = code;
+  sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
+  sregs.tr = task;
+  sregs.gdt.base = machine::kGdt;
+  sregs.gdt.limit = sizeof(gdt) - 1;
+  sregs.idt.base = 0;
+  sregs.idt.limit = 0;
+  constexpr uint64_t kProtected = 1, kExtension = 1 << 4, kPaging = 1u << 31, kPae = 1 << 5,
+                     kLongEnable = 1 << 8, kLongActive = 1 << 10;
+  sregs.cr0 = kProtected | kExtension;
+  sregs.cr4 = 0;
+  sregs.efer = 0;
+  if (long_mode) {
+    sregs.cr0 |= kPaging;
+    sregs.cr3 = machine::kPageTables;
+    sregs.cr4 = kPae;
+    sregs.efer = kLongEnable | kLongActive;
+  }
+  RETURN_IF_ERROR(vcpu.SetSregs(sregs));
+  kvm_regs regs{};
+  regs.rflags = 2;
+  regs.rip = entry.rip;
+  if (long_mode) {
+    regs.rsi = entry.argument;
+  } else {
+    regs.rbx = entry.argument;
+  }
+  return vcpu.SetRegs(regs);
+}
+
+void Partition::Start() {
+  for (const auto& vp : vps_) vp->Start();
+}
+
+void Partition::Stop() {
+  for (const auto& vp : vps_) vp->RequestStop();
+  for (const auto& vp : vps_) vp->Join();
+}
+
+void Partition::Pause() {
+  for (const auto& vp : vps_) vp->Pause();
+}
+
+void Partition::Resume() {
+  for (const auto& vp : vps_) vp->Resume();
+}
+
+void Partition::OnPioRead(VirtualProcessor& vp, uint16_t port, uint8_t* data, unsigned size) {
+  if (port == machine::kHypercallPort && size == 4 && options_.synic == SynicKind::kUser) {
+    kvm_regs regs{};
+    uint64_t result = hv::kInvalidInput;
+    if (vp.vcpu().GetRegs(&regs).ok()) result = hypercalls_->Call(regs.rcx, regs.rdx, regs.r8);
+    const auto low = static_cast<uint32_t>(result);
+    std::memcpy(data, &low, sizeof(low));
+    return;
+  }
+  pio_.Read(port, data, size);
+}
+
+void Partition::OnPioWrite(VirtualProcessor& vp, uint16_t port, const uint8_t* data,
+                           unsigned size) {
+  if (port - machine::kDoorbellBase >= 0 &&
+      port - machine::kDoorbellBase < machine::kDoorbellCount &&
+      options_.synic == SynicKind::kUser) {
+    // Nobody listens on this connection, else the kernel had taken it. The page returns RAX.
+    kvm_regs regs{};
+    if (vp.vcpu().GetRegs(&regs).ok()) {
+      regs.rax = hypercalls_->Call(hv::kControlFast | hv::kCallSignalEvent, port, 0);
+      static_cast<void>(vp.vcpu().SetRegs(regs).ok());
+    }
+    return;
+  }
+  pio_.Write(port, data, size);
+}
+
+bool Partition::OnMsrRead(VirtualProcessor& vp, uint32_t msr, uint64_t* value) {
+  return msrs_->Read(vp.index(), msr, value);
+}
+bool Partition::OnMsrWrite(VirtualProcessor& vp, uint32_t msr, uint64_t value) {
+  return msrs_->Write(vp.index(), msr, value);
+}
+
+void Partition::OnHyperv(VirtualProcessor& vp, kvm_hyperv_exit& exit) {
+  if (exit.type == KVM_EXIT_HYPERV_HCALL) {
+    exit.u.hcall.result =
+        hypercalls_->Call(exit.u.hcall.input, exit.u.hcall.params[0], exit.u.hcall.params[1]);
+  } else if (exit.type == KVM_EXIT_HYPERV_SYNIC) {
+    synic_->OnSynicExit(vp.index(), exit.u.synic.control, exit.u.synic.evt_page,
+                        exit.u.synic.msg_page);
+  }
+}
+
+void Partition::OnEnd(VirtualProcessor&, VpEnd end, std::string detail) {
+  switch (end) {
+    case VpEnd::kTripleFault:
+      return events_.end(EndReason::kTripleFault, std::move(detail));
+    case VpEnd::kReset:
+      return events_.end(EndReason::kReset, std::move(detail));
+    case VpEnd::kPowerOff:
+      return events_.end(EndReason::kPowerOff, std::move(detail));
+    case VpEnd::kInternalError:
+      return events_.end(EndReason::kInternalError, std::move(detail));
+  }
+}
+
+void Partition::DescribeTo(StatSink& sink) const {
+  for (const auto& vp : vps_) vp->DescribeTo(sink);
+  if (msrs_) msrs_->DescribeTo(sink);
+  if (hypercalls_) hypercalls_->DescribeTo(sink);
+  serial_->DescribeTo(sink);
+}
+
+}  // namespace partita

@@ -1,0 +1,227 @@
+#include "partition/virtual_processor.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "base/log.h"
+
+namespace partita {
+namespace {
+
+constexpr int kKickSignal = SIGUSR1;
+
+const char* ReasonName(size_t reason) {
+  switch (reason) {
+    case KVM_EXIT_IO:
+      return "io";
+    case KVM_EXIT_MMIO:
+      return "mmio";
+    case KVM_EXIT_HLT:
+      return "hlt";
+    case KVM_EXIT_X86_RDMSR:
+      return "rdmsr";
+    case KVM_EXIT_X86_WRMSR:
+      return "wrmsr";
+    case KVM_EXIT_HYPERV:
+      return "hyperv";
+    case KVM_EXIT_SYSTEM_EVENT:
+      return "system_event";
+    case KVM_EXIT_SHUTDOWN:
+      return "shutdown";
+    default:
+      return "other";
+  }
+}
+
+}  // namespace
+
+VirtualProcessor::VirtualProcessor(std::unique_ptr<KvmVcpu> vcpu, VpExitHandler& handler,
+                                   int host_cpu)
+    : vcpu_(std::move(vcpu)), handler_(handler), host_cpu_(host_cpu) {}
+
+VirtualProcessor::~VirtualProcessor() {
+  RequestStop();
+  Join();
+}
+
+void VirtualProcessor::Start() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    struct sigaction action {};
+    action.sa_handler = [](int) {};  // its only work is to end KVM_RUN
+    sigaction(kKickSignal, &action, nullptr);
+  });
+  thread_ = std::thread([this] { ThreadMain(); });
+}
+
+void VirtualProcessor::Kick() {
+  // KVM looks at this flag on entry, so a signal that arrives before KVM_RUN is not lost.
+  std::atomic_ref<uint8_t>(vcpu_->run()->immediate_exit).store(1);
+  if (thread_.joinable()) pthread_kill(thread_.native_handle(), kKickSignal);
+}
+
+void VirtualProcessor::Pause() {
+  absl::MutexLock lock(&mutex_);
+  paused_ = true;
+  Kick();
+}
+
+void VirtualProcessor::Resume() {
+  absl::MutexLock lock(&mutex_);
+  paused_ = false;
+}
+
+void VirtualProcessor::RequestStop() {
+  absl::MutexLock lock(&mutex_);
+  stop_ = true;
+  Kick();
+}
+
+void VirtualProcessor::Join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+bool VirtualProcessor::MayRun() {
+  absl::MutexLock lock(&mutex_);
+  auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stop_ || (!paused_ && !parked_);
+  };
+  mutex_.Await(absl::Condition(&ready));
+  std::atomic_ref<uint8_t>(vcpu_->run()->immediate_exit).store(0);
+  return !stop_;
+}
+
+void VirtualProcessor::ThreadMain() {
+  pthread_setname_np(pthread_self(), ("vp" + std::to_string(index())).c_str());
+  if (host_cpu_ >= 0) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(static_cast<size_t>(host_cpu_), &set);
+    if (sched_setaffinity(0, sizeof(set), &set) != 0) {
+      Log("VP " + std::to_string(index()) + " could not be pinned to CPU " +
+          std::to_string(host_cpu_));
+    }
+  }
+  while (MayRun()) {
+    // Stays here as long as nothing asks for a pause: one atomic check per exit, inside KVM.
+    while (true) {
+      const int error = vcpu_->Run();
+      if (error == EINTR || error == EAGAIN) {
+        interruptions_.Add();
+        break;
+      }
+      if (error != 0) {
+        handler_.OnEnd(*this, VpEnd::kInternalError,
+                       std::string("KVM_RUN failed: ") + strerror(error));
+        Park();
+      } else {
+        Dispatch();
+      }
+      if (parked_) break;
+    }
+  }
+}
+
+void VirtualProcessor::DispatchIo() {
+  kvm_run* run = vcpu_->run();
+  uint8_t* data = reinterpret_cast<uint8_t*>(run) + run->io.data_offset;
+  for (uint32_t i = 0; i < run->io.count; ++i, data += run->io.size) {
+    if (run->io.direction == KVM_EXIT_IO_IN) {
+      handler_.OnPioRead(*this, run->io.port, data, run->io.size);
+    } else {
+      handler_.OnPioWrite(*this, run->io.port, data, run->io.size);
+    }
+  }
+}
+
+void VirtualProcessor::DispatchMsr(bool write) {
+  kvm_run* run = vcpu_->run();
+  bool ok = false;
+  if (write) {
+    ok = handler_.OnMsrWrite(*this, run->msr.index, run->msr.data);
+  } else {
+    uint64_t value = 0;
+    ok = handler_.OnMsrRead(*this, run->msr.index, &value);
+    run->msr.data = value;
+  }
+  run->msr.error = ok ? 0 : 1;
+}
+
+void VirtualProcessor::Dispatch() {
+  kvm_run* run = vcpu_->run();
+  const uint32_t reason = run->exit_reason;
+  exits_[reason < kReasons ? reason : 0].Add();
+  switch (reason) {
+    case KVM_EXIT_IO:
+      return DispatchIo();
+    case KVM_EXIT_X86_RDMSR:
+      return DispatchMsr(false);
+    case KVM_EXIT_X86_WRMSR:
+      return DispatchMsr(true);
+    case KVM_EXIT_HYPERV:
+      return handler_.OnHyperv(*this, run->hyperv);
+    case KVM_EXIT_MMIO:
+      // No device lives in memory: reads give all ones, writes vanish.
+      if (run->mmio.is_write == 0) std::memset(run->mmio.data, 0xFF, sizeof(run->mmio.data));
+      return;
+    case KVM_EXIT_HLT:
+    case KVM_EXIT_INTR:
+    case KVM_EXIT_IRQ_WINDOW_OPEN:
+      return;
+    case KVM_EXIT_SHUTDOWN:
+      handler_.OnEnd(*this, VpEnd::kTripleFault, "triple fault");
+      return Park();
+    case KVM_EXIT_SYSTEM_EVENT:
+      if (run->system_event.type == KVM_SYSTEM_EVENT_RESET) {
+        handler_.OnEnd(*this, VpEnd::kReset, "reset through KVM");
+      } else if (run->system_event.type == KVM_SYSTEM_EVENT_SHUTDOWN) {
+        handler_.OnEnd(*this, VpEnd::kPowerOff, "power-off through KVM");
+      } else {
+        handler_.OnEnd(*this, VpEnd::kInternalError,
+                       "KVM system event " + std::to_string(run->system_event.type));
+      }
+      return Park();
+    case KVM_EXIT_FAIL_ENTRY:
+      handler_.OnEnd(*this, VpEnd::kInternalError,
+                     "KVM could not enter the guest, hardware reason " +
+                         std::to_string(run->fail_entry.hardware_entry_failure_reason));
+      return Park();
+    case KVM_EXIT_INTERNAL_ERROR: {
+      std::string text = "KVM internal error " + std::to_string(run->internal.suberror);
+      kvm_regs regs{};
+      if (vcpu_->GetRegs(&regs).ok()) {
+        char where[32];
+        snprintf(where, sizeof(where), " at RIP 0x%llx", regs.rip);
+        text += where;
+      }
+      if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
+        text += " (an instruction this KVM cannot emulate)";
+      }
+      handler_.OnEnd(*this, VpEnd::kInternalError, text);
+      return Park();
+    }
+    default:
+      handler_.OnEnd(*this, VpEnd::kInternalError, "unknown KVM exit " + std::to_string(reason));
+      return Park();
+  }
+}
+
+void VirtualProcessor::DescribeTo(StatSink& sink) const {
+  uint64_t total = 0;
+  for (size_t i = 0; i < kReasons; ++i) {
+    total += exits_[i].value();
+    if (exits_[i].value() != 0) {
+      sink.Add(std::string("exits.") + ReasonName(i), exits_[i].value());
+    }
+  }
+  sink.Add("exits.total", total);
+  sink.Add("exits.kicks", interruptions_);
+}
+
+}  // namespace partita

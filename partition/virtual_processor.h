@@ -1,0 +1,79 @@
+// One virtual processor: a KVM vCPU and the thread that runs it. Exits go to a VpExitHandler on that
+// thread; the handler must not block, because a VP inside an exit cannot take interrupts.
+#ifndef PARTITA_PARTITION_VIRTUAL_PROCESSOR_H_
+#define PARTITA_PARTITION_VIRTUAL_PROCESSOR_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "base/counters.h"
+#include "partition/kvm/kvm.h"
+
+namespace partita {
+
+class VirtualProcessor;
+
+enum class VpEnd : uint8_t { kTripleFault, kReset, kPowerOff, kInternalError };
+
+class VpExitHandler {
+ public:
+  virtual ~VpExitHandler() = default;
+  virtual void OnPioRead(VirtualProcessor& vp, uint16_t port, uint8_t* data, unsigned size) = 0;
+  virtual void OnPioWrite(VirtualProcessor& vp, uint16_t port, const uint8_t* data,
+                          unsigned size) = 0;
+  // False: the guest gets #GP.
+  virtual bool OnMsrRead(VirtualProcessor& vp, uint32_t msr, uint64_t* value) = 0;
+  virtual bool OnMsrWrite(VirtualProcessor& vp, uint32_t msr, uint64_t value) = 0;
+  virtual void OnHyperv(VirtualProcessor& vp, kvm_hyperv_exit& exit) = 0;
+  // The VP cannot go on; it waits for Stop.
+  virtual void OnEnd(VirtualProcessor& vp, VpEnd end, std::string detail) = 0;
+};
+
+class VirtualProcessor {
+ public:
+  VirtualProcessor(std::unique_ptr<KvmVcpu> vcpu, VpExitHandler& handler, int host_cpu);
+  ~VirtualProcessor();
+
+  void Start();
+  void Pause();   // asynchronous: takes effect before the next guest instruction after the exit
+  void Resume();
+  void RequestStop();
+  void Join();
+  // On the VP's own thread: do not enter the guest again.
+  void Park() { parked_ = true; }
+
+  [[nodiscard]] const KvmVcpu& vcpu() const { return *vcpu_; }
+  [[nodiscard]] uint32_t index() const { return vcpu_->index(); }
+  void DescribeTo(StatSink& sink) const;
+
+ private:
+  void ThreadMain();
+  void Kick();
+  // Waits while paused; false when stopping.
+  bool MayRun();
+  void Dispatch();
+  void DispatchIo();
+  void DispatchMsr(bool write);
+
+  const std::unique_ptr<KvmVcpu> vcpu_;
+  VpExitHandler& handler_;
+  const int host_cpu_;
+  std::thread thread_;
+  bool parked_ = false;  // the VP's thread only
+  absl::Mutex mutex_;
+  bool paused_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  static constexpr size_t kReasons = 48;
+  std::array<Counter, kReasons> exits_;
+  Counter interruptions_;
+};
+
+}  // namespace partita
+
+#endif  // PARTITA_PARTITION_VIRTUAL_PROCESSOR_H_

@@ -1,0 +1,166 @@
+#include "synic/synic.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+namespace partita {
+namespace {
+
+constexpr uint64_t kSintStride = 256;
+
+// Fields of a message slot that guest and host both touch.
+std::atomic_ref<uint32_t> SlotType(std::byte* slot) {
+  return std::atomic_ref<uint32_t>(*reinterpret_cast<uint32_t*>(slot));
+}
+std::atomic_ref<uint8_t> SlotFlags(std::byte* slot) {
+  return std::atomic_ref<uint8_t>(*reinterpret_cast<uint8_t*>(slot + offsetof(hv::Message, flags)));
+}
+
+}  // namespace
+
+hv::Message Synic::MakeMessage(uint32_t type, std::span<const std::byte> payload) {
+  hv::Message message{};
+  message.type = type;
+  message.payload_size = static_cast<uint8_t>(payload.size());
+  std::memcpy(message.payload, payload.data(), payload.size());
+  return message;
+}
+
+bool Synic::SetMessagePage(Vp& vp, uint64_t value) {
+  std::byte* page = nullptr;
+  const uint64_t gpa = value & hv::kMsrPageMask;
+  if ((value & hv::kMsrPageEnable) != 0) {
+    page = memory_.Range(gpa, kPageSize);
+    if (page == nullptr) {
+      rejected_.Add();
+      vp.messages = nullptr;
+      return false;
+    }
+    if (page != vp.messages) {
+      for (uint32_t sint = 0; sint < hv::kSintCount; ++sint) {
+        SlotType(page + sint * kSintStride).store(0);
+      }
+      memory_.MarkDirty(gpa, kPageSize);
+    }
+  }
+  vp.messages = page;
+  vp.messages_gpa = gpa;
+  return true;
+}
+
+bool Synic::SetFlagPage(Vp& vp, uint64_t value) {
+  std::byte* page = nullptr;
+  const uint64_t gpa = value & hv::kMsrPageMask;
+  if ((value & hv::kMsrPageEnable) != 0) {
+    page = memory_.Range(gpa, kPageSize);
+    if (page == nullptr) {
+      rejected_.Add();
+      vp.flags = nullptr;
+      return false;
+    }
+  }
+  vp.flags = page;
+  vp.flags_gpa = gpa;
+  return true;
+}
+
+void Synic::SetEventFlag(uint32_t index, uint32_t sint, uint32_t flag) {
+  Vp* vp = FindVp(index);
+  if (vp == nullptr || sint >= hv::kSintCount || flag >= hv::kEventFlagsPerSint) {
+    rejected_.Add();
+    return;
+  }
+  absl::MutexLock lock(&vp->mutex);
+  if (!vp->enabled || vp->flags == nullptr) {
+    lost_events_.Add();  // the guest moves its channels before it takes a VP offline
+    return;
+  }
+  const uint64_t offset = sint * kSintStride + flag / 64 * 8;
+  auto& word = *reinterpret_cast<uint64_t*>(vp->flags + offset);
+  const uint64_t bit = uint64_t{1} << (flag % 64);
+  events_.Add();
+  if ((std::atomic_ref<uint64_t>(word).fetch_or(bit) & bit) == 0) {
+    memory_.MarkDirty(vp->flags_gpa + offset, 8);
+    Raise(*vp, sint);
+  }
+}
+
+bool Synic::Enqueue(Vp& vp, uint32_t sint, const hv::Message& message) {
+  if (vp.queue.size() >= kMaxQueued) {
+    rejected_.Add();
+    return false;
+  }
+  vp.queue.push_back({sint, message});
+  Deliver(vp);
+  return true;
+}
+
+bool Synic::PostMessage(uint32_t index, uint32_t sint, uint32_t type,
+                        std::span<const std::byte> payload) {
+  Vp* vp = FindVp(index);
+  if (vp == nullptr || sint >= hv::kSintCount || type == 0 ||
+      payload.size() > hv::kMessagePayload) {
+    rejected_.Add();
+    return false;
+  }
+  absl::MutexLock lock(&vp->mutex);
+  return Enqueue(*vp, sint, MakeMessage(type, payload));
+}
+
+void Synic::Deliver(Vp& vp) {
+  const bool was_waiting = !vp.queue.empty();
+  // In order per SINT: once a slot is busy, later messages for the same SINT wait too.
+  uint32_t busy = 0;
+  for (auto it = vp.queue.begin(); it != vp.queue.end();) {
+    const uint32_t sint = it->sint;
+    if (!vp.enabled || vp.messages == nullptr) break;
+    if ((busy & (1u << sint)) != 0) {
+      ++it;
+      continue;
+    }
+    std::byte* slot = vp.messages + sint * kSintStride;
+    if (SlotType(slot).load() != 0) {
+      // Busy. Ask for EOM, then look again: the guest may have emptied it without seeing the flag.
+      SlotFlags(slot).fetch_or(hv::kMessagePending);
+      if (SlotType(slot).load() != 0) {
+        message_retries_.Add();
+        busy |= 1u << sint;
+        ++it;
+        continue;
+      }
+    }
+    const auto more = std::any_of(std::next(it), vp.queue.end(),
+                                  [&](const QueuedMessage& m) { return m.sint == sint; });
+    hv::Message message = it->message;
+    message.flags = more ? hv::kMessagePending : 0;
+    const uint32_t type = std::exchange(message.type, 0);
+    std::memcpy(slot + sizeof(type), reinterpret_cast<const std::byte*>(&message) + sizeof(type),
+                sizeof(message) - sizeof(type));
+    SlotType(slot).store(type);  // published last
+    memory_.MarkDirty(vp.messages_gpa + sint * kSintStride, sizeof(message));
+    messages_.Add();
+    it = vp.queue.erase(it);
+    Raise(vp, sint);
+  }
+  if (was_waiting || !vp.queue.empty()) QueueChanged(vp);
+}
+
+void Synic::DropMessages() {
+  for (const auto& vp : vps_) {
+    absl::MutexLock lock(&vp->mutex);
+    vp->queue.clear();
+    QueueChanged(*vp);
+  }
+}
+
+void Synic::DescribeTo(StatSink& sink) const {
+  sink.Add("synic.messages", messages_);
+  sink.Add("synic.message_retries", message_retries_);
+  sink.Add("synic.events", events_);
+  sink.Add("synic.interrupts", interrupts_);
+  sink.Add("synic.rejected", rejected_);
+  sink.Add("synic.lost_events", lost_events_);
+}
+
+}  // namespace partita

@@ -1,0 +1,43 @@
+// GUIDs in wire order: first three groups little-endian, the rest as bytes. Freestanding.
+#ifndef PARTITA_VMBUS_PROTOCOL_GUID_H_
+#define PARTITA_VMBUS_PROTOCOL_GUID_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace partita::vmbus {
+
+struct Guid {
+  uint8_t bytes[16];
+  friend constexpr bool operator==(const Guid& a, const Guid& b) {
+    for (size_t i = 0; i < sizeof(bytes); ++i) {
+      if (a.bytes[i] != b.bytes[i]) return false;
+    }
+    return true;
+  }
+};
+static_assert(sizeof(Guid) == 16 && std::is_trivially_copyable_v<Guid>);
+
+constexpr uint8_t HexDigit(char c) {
+  return static_cast<uint8_t>(c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
+}
+// From the usual text of 36 characters.
+constexpr Guid ParseGuid(const char (&text)[37]) {
+  // Position in the text of each wire byte's first digit.
+  constexpr size_t kAt[16] = {6, 4, 2, 0, 11, 9, 16, 14, 19, 21, 24, 26, 28, 30, 32, 34};
+  Guid guid{};
+  for (size_t i = 0; i < 16; ++i) {
+    guid.bytes[i] =
+        static_cast<uint8_t>(HexDigit(text[kAt[i]]) << 4 | HexDigit(text[kAt[i] + 1]));
+  }
+  return guid;
+}
+
+// Device classes. Source: Linux, include/linux/hyperv.h (HV_*_GUID).
+inline constexpr Guid kScsiClass = ParseGuid("ba6163d9-04a1-4d29-b605-72e2ffb1dc7f");
+inline constexpr Guid kNetworkClass = ParseGuid("f8615163-df3e-46c5-913f-f2d2f965ed0e");
+
+}  // namespace partita::vmbus
+
+#endif  // PARTITA_VMBUS_PROTOCOL_GUID_H_
