@@ -1,0 +1,44 @@
+// A raw file or block device behind an open descriptor.
+#ifndef PARTITA_VSP_STORAGE_RAW_FILE_H_
+#define PARTITA_VSP_STORAGE_RAW_FILE_H_
+
+#include <memory>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "vsp/storage/block_backend.h"
+
+namespace partita::storage {
+
+class RawFile : public BlockBackend {
+ public:
+  struct Options {
+    bool read_only = false;
+    bool direct = false;  // the descriptor was opened with O_DIRECT
+    uint32_t logical_block = 512;
+  };
+  static absl::StatusOr<std::unique_ptr<RawFile>> Create(UniqueFd fd, const Options& options);
+
+  [[nodiscard]] const BlockProperties& properties() const override { return properties_; }
+  [[nodiscard]] std::vector<int> files() const override { return {fd_.get()}; }
+  [[nodiscard]] std::vector<uint8_t> opcodes() const override;
+  absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(IoRing& ring, int first_file) override;
+  void DescribeTo(StatSink& sink) const override;
+
+ private:
+  friend class RawFileQueue;
+  RawFile(UniqueFd fd, BlockProperties properties, bool direct)
+      : fd_(std::move(fd)), properties_(properties), direct_(direct) {}
+
+  UniqueFd fd_;
+  BlockProperties properties_;
+  bool direct_;
+  struct {
+    Counter reads, writes, flushes, discards, zeroes, read_bytes, written_bytes, short_transfers,
+        bounced, errors;
+  } counters_;
+};
+
+}  // namespace partita::storage
+
+#endif  // PARTITA_VSP_STORAGE_RAW_FILE_H_

@@ -1,0 +1,593 @@
+#include "vsp/storage/storage_channel.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "base/log.h"
+
+namespace partita::storage {
+namespace {
+
+namespace proto = vmbus::storage;
+
+constexpr int kDoorbellFile = 0, kStopFile = 1, kFirstDiskFile = 2;
+constexpr int64_t kSpaceRetryNs = 200'000'000;
+
+uint64_t NowNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+}  // namespace
+
+StorageChannel::StorageChannel(StorageVsp& controller,
+                               std::shared_ptr<vmbus::ServerChannel> channel, uint32_t primary,
+                               EventFd stop)
+    : controller_(controller),
+      counters_(controller.counters()),
+      channel_(std::move(channel)),
+      primary_(primary),
+      stop_event_(std::move(stop)) {}
+
+absl::StatusOr<std::unique_ptr<StorageChannel>> StorageChannel::Start(
+    StorageVsp& controller, std::shared_ptr<vmbus::ServerChannel> channel, uint32_t primary) {
+  ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
+  std::unique_ptr<StorageChannel> self(
+      new StorageChannel(controller, std::move(channel), primary, std::move(stop)));
+  RETURN_IF_ERROR(self->Prepare());
+  self->thread_ = std::thread([raw = self.get()] { raw->ThreadMain(); });
+  return self;
+}
+
+StorageChannel::~StorageChannel() {
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::Status StorageChannel::Prepare() {
+  std::vector<int> files = {channel_->doorbell_fd(), stop_event_.fd()};
+  std::set<uint8_t> opcodes = {IORING_OP_READ};
+  std::vector<int> first_files;
+  for (const auto& disk : controller_.disks()) {
+    first_files.push_back(static_cast<int>(files.size()));
+    const std::vector<int> of_disk = disk->backend().files();
+    files.insert(files.end(), of_disk.begin(), of_disk.end());
+    for (const uint8_t opcode : disk->backend().opcodes()) opcodes.insert(opcode);
+  }
+  const std::vector<uint8_t> allowed(opcodes.begin(), opcodes.end());
+  ASSIGN_OR_RETURN(ring_, IoRing::Create({.entries = kRequestsPerChannel,
+                                          .files = files,
+                                          .opcodes = allowed}));
+  for (size_t i = 0; i < controller_.disks().size(); ++i) {
+    Lun& lun = luns_.emplace_back();
+    ASSIGN_OR_RETURN(lun.queue,
+                     controller_.disks()[i]->backend().OpenQueue(*ring_, first_files[i]));
+  }
+  return absl::OkStatus();
+}
+
+void StorageChannel::Stop(std::function<void()> done) {
+  done_ = std::move(done);  // published by the eventfd write and read
+  stop_event_.Set();
+}
+
+// --- the loop ---
+
+void StorageChannel::DoorbellOp::OnComplete(int32_t, uint32_t) {
+  if (is_stop) {
+    channel.stopping_ = true;
+  } else {
+    channel.doorbell_armed_ = false;
+  }
+}
+
+void StorageChannel::ArmRead(DoorbellOp& op, int fixed_file) {
+  io_uring_sqe* sqe = ring_->Prepare(&op);
+  if (sqe == nullptr) return;
+  sqe->opcode = IORING_OP_READ;
+  sqe->fd = fixed_file;
+  sqe->addr = reinterpret_cast<uintptr_t>(&op.value);
+  sqe->len = sizeof(op.value);
+}
+
+void StorageChannel::ThreadMain() {
+  pthread_setname_np(pthread_self(), ("stor" + std::to_string(channel_->identity().relid)).c_str());
+  if (const absl::Status enabled = ring_->Enable(); !enabled.ok()) {
+    Log(Message(enabled));
+    ring_open_ = false;
+  }
+  channel_->MaskDoorbell();
+  ArmRead(stop_op_, kStopFile);
+  while (!stopping_ || in_flight_ > 0) {
+    if (stopping_) AbortHeld();
+    const bool more = ring_open_ && !stopping_ && DrainRing();
+    FlushReplies();
+    channel_->Commit();
+    // First without sleeping and without asking for a doorbell: what the page cache answers is done
+    // when this returns, and the guest meanwhile queues on without an exit.
+    if (more || ring_->queued() > 0) {
+      Check(ring_->Submit(0));
+      if (ring_->Reap() > 0 || more) continue;
+    }
+    if (stopping_ && in_flight_ == 0) break;
+    // Idle, or waiting for slow I/O. Ask for a doorbell, look once more, and only then sleep.
+    if (!doorbell_armed_ && !stopping_) {
+      doorbell_armed_ = true;
+      ArmRead(doorbell_op_, kDoorbellFile);
+    }
+    const bool can_read = ring_open_ && !stopping_ && resets_.empty() &&
+                          (!free_.empty() || requests_.size() < kRequestsPerChannel);
+    const unsigned wait = can_read && channel_->UnmaskDoorbell() ? 0 : 1;
+    counters_.loop_wakes.Add();
+    Check(ring_->Submit(wait, parked_.empty() ? 0 : kSpaceRetryNs));
+    channel_->MaskDoorbell();
+    ring_->Reap();
+    if (!parked_.empty() && !stopping_) RetryParked();
+  }
+  counters_.system_calls.Add(ring_->system_calls());
+  // The doorbell read is still armed in the ring; the ring goes before the eventfd it points at.
+  luns_.clear();
+  ring_.reset();
+  channel_.reset();
+  done_();
+}
+
+void StorageChannel::Check(int result) {
+  if (result >= 0) return;
+  LogLimited("storage loop: io_uring failed: " + std::string(strerror(-result)));
+}
+
+bool StorageChannel::DrainRing() {
+  constexpr int kBatch = 128;  // then answers go out, so that a full ring cannot starve them
+  vmbus::Packet packet;
+  for (int i = 0; i < kBatch; ++i) {
+    if (free_.empty() && requests_.size() >= kRequestsPerChannel) return false;
+    if (!resets_.empty()) return false;  // nothing starts until the reset is answered
+    const vmbus::RingStatus status = channel_->Next(&packet);
+    if (status == vmbus::RingStatus::kEmpty) return false;
+    if (status != vmbus::RingStatus::kOk) {
+      ring_open_ = false;
+      LogLimited("storage: the guest corrupted the ring of channel " +
+                 std::to_string(channel_->identity().relid) + "; it is stopped");
+      return false;
+    }
+    HandlePacket(packet);
+  }
+  return true;
+}
+
+void StorageChannel::HandlePacket(const vmbus::Packet& packet) {
+  const auto type = packet.descriptor.type;
+  proto::Packet body{};
+  if ((type != vmbus::kPacketInBand && type != vmbus::kPacketGpaDirect) ||
+      packet.payload.size() < sizeof(body)) {
+    counters_.bad_packets.Add();
+    // Whoever waits for an answer gets one, if it can be addressed at all.
+    if ((packet.descriptor.flags & vmbus::kCompletionRequested) != 0) {
+      body.operation = proto::kCompleteIo;
+      body.status = proto::kStatusInvalidParameter;
+      SendPacket(packet.descriptor.transaction_id, body);
+    }
+    return;
+  }
+  std::memcpy(&body, packet.payload.data(), sizeof(body));
+  if (body.operation == proto::kExecuteSrb) {
+    HandleSrb(packet, body);
+  } else {
+    HandleControl(body, packet.descriptor.transaction_id);
+  }
+}
+
+void StorageChannel::HandleControl(const proto::Packet& packet, uint64_t transaction) {
+  proto::Packet reply = packet;
+  reply.operation = proto::kCompleteIo;
+  reply.status = proto::kStatusSuccess;
+  const bool primary = channel_->identity().subchannel_index == 0;
+  switch (packet.operation) {
+    case proto::kBeginInitialization:
+      if (!primary) reply.status = proto::kStatusInvalidParameter;
+      break;
+    case proto::kQueryProtocolVersion: {
+      const uint16_t v = packet.version.version;
+      if (v != proto::kVersion5_1 && v != proto::kVersion6_0 && v != proto::kVersion6_2) {
+        reply.status = proto::kStatusRevisionMismatch;
+      }
+      break;
+    }
+    case proto::kQueryProperties: {
+      const proto::Properties properties = {
+          .reserved = 0,
+          .max_channels = static_cast<uint16_t>(controller_.options().subchannels),
+          .reserved2 = 0,
+          .flags = controller_.options().subchannels > 0 ? 1u : 0u,
+          .max_transfer = kMaxTransfer,
+          .reserved3 = 0};
+      std::memset(reply.bytes, 0, sizeof(reply.bytes));
+      std::memcpy(reply.properties, &properties, sizeof(properties));
+      break;
+    }
+    case proto::kEndInitialization:
+      if (primary) {
+        controller_.initialized().store(true);
+      } else {
+        reply.status = proto::kStatusInvalidParameter;
+      }
+      break;
+    case proto::kCreateSubChannels:
+      if (!primary || !controller_.initialized().load() ||
+          packet.subchannel_count > controller_.options().subchannels) {
+        counters_.wrong_state.Add();
+        reply.status = proto::kStatusInvalidParameter;
+      } else {
+        controller_.RequestSubChannels(primary_, packet.subchannel_count);
+      }
+      break;
+    case proto::kResetBus:
+    case proto::kResetAdapter:
+    case proto::kResetLun:
+      return Reset(transaction);
+    default:
+      counters_.bad_packets.Add();
+      reply.status = proto::kStatusInvalidParameter;
+      break;
+  }
+  SendPacket(transaction, reply);
+}
+
+void StorageChannel::Reset(uint64_t transaction) {
+  counters_.resets.Add();
+  resets_.push_back(transaction);
+  AbortHeld();
+  FinishReset();
+}
+
+// Commands the kernel does not have yet end here; what it has is waited for.
+void StorageChannel::AbortHeld() {
+  for (Request* request : std::exchange(parked_, {})) {
+    Unhold(*request);
+    --luns_[request->lun].in_flight;
+    Complete(*request, kScsiGood, proto::kSrbAborted, 0);
+  }
+  for (Lun& lun : luns_) {
+    for (Request* request : std::exchange(lun.waiting, {})) {
+      Complete(*request, kScsiGood, proto::kSrbAborted, 0);
+    }
+  }
+}
+
+void StorageChannel::FinishReset() {
+  if (in_flight_ > 0) return;
+  proto::Packet reply{};
+  reply.operation = proto::kCompleteIo;
+  for (const uint64_t transaction : std::exchange(resets_, {})) SendPacket(transaction, reply);
+}
+
+// --- commands ---
+
+StorageChannel::Request* StorageChannel::TakeRequest() {
+  if (free_.empty()) {
+    requests_.push_back(std::make_unique<Request>());
+    requests_.back()->owner = this;
+    free_.push_back(requests_.back().get());
+  }
+  Request* request = free_.back();
+  free_.pop_back();
+  ++in_flight_;
+  request->buffer.clear();
+  request->pfns.clear();
+  request->buffer_length = 0;
+  request->ranges.clear();
+  request->next_range = 0;
+  request->verify = false;
+  return request;
+}
+
+void StorageChannel::Release(Request& request) {
+  free_.push_back(&request);
+  --in_flight_;
+  if (!resets_.empty()) FinishReset();
+}
+
+void StorageChannel::HandleSrb(const vmbus::Packet& packet, const proto::Packet& body) {
+  counters_.commands.Add();
+  Request* request = TakeRequest();
+  request->transaction = packet.descriptor.transaction_id;
+  request->started_ns = NowNs();
+  request->packet = body;
+  proto::ScsiRequest& srb = request->packet.srb;
+  if (!controller_.initialized().load()) {
+    counters_.wrong_state.Add();
+    return Complete(*request, kScsiGood, proto::kSrbError, 0);
+  }
+  if (srb.cdb_length > proto::kCdbSize || !MapBuffer(packet, *request)) {
+    counters_.bad_ranges.Add();
+    return Complete(*request, kScsiGood, proto::kSrbInvalidRequest, 0);
+  }
+  std::array<uint8_t, proto::kCdbSize> cdb{};
+  std::copy_n(srb.cdb_or_sense, srb.cdb_length, cdb.begin());
+  constexpr uint8_t kInquiry = 0x12, kReportLuns = 0xA0;
+  const bool addressed = srb.path == 0 && srb.target == 0;
+  if (cdb[0] == kReportLuns) {
+    std::vector<uint8_t> luns;
+    for (size_t i = 0; addressed && i < luns_.size(); ++i) luns.push_back(static_cast<uint8_t>(i));
+    return Answer(*request, ScsiDisk::ReportLuns(luns));
+  }
+  if (!addressed || srb.lun >= luns_.size()) {
+    // Stock Linux takes any answer to INQUIRY for success, so an absent LUN must say so in the data.
+    if (cdb[0] == kInquiry && (cdb[1] & 1) == 0) return Answer(*request, ScsiDisk::AbsentInquiry());
+    if (cdb[0] == kInquiry) return CheckCondition(*request, kInvalidField);
+    request->packet.status = proto::kStatusNoSuchDevice;
+    return Complete(*request, kScsiGood, proto::kSrbInvalidLun, 0);
+  }
+  request->lun = srb.lun;
+  Run(*request, *controller_.disks()[srb.lun]);
+}
+
+// Turns the packet's one GPA range into iovecs on guest memory.
+bool StorageChannel::MapBuffer(const vmbus::Packet& packet, Request& request) {
+  const uint32_t claimed = request.packet.srb.data_length;
+  if (packet.descriptor.type == vmbus::kPacketInBand) return claimed == 0;
+  vmbus::GpaDirectHeader header{};
+  vmbus::GpaRange range{};
+  if (packet.headers.size() < sizeof(header) + sizeof(range)) return false;
+  std::memcpy(&header, packet.headers.data(), sizeof(header));
+  std::memcpy(&range, packet.headers.data() + sizeof(header), sizeof(range));
+  const auto pfns = packet.headers.subspan(sizeof(header) + sizeof(range));
+  if (header.range_count != 1 || range.byte_offset >= kPageSize ||
+      range.byte_count > kMaxTransfer + kPageSize) {
+    return false;
+  }
+  const size_t pages = (size_t{range.byte_offset} + range.byte_count + kPageSize - 1) / kPageSize;
+  if (pfns.size() < pages * sizeof(uint64_t)) return false;
+  uint32_t left = std::min(range.byte_count, claimed);
+  request.buffer_offset = range.byte_offset;
+  request.buffer_length = left;
+  uint32_t offset = range.byte_offset;
+  for (size_t i = 0; left > 0; ++i) {
+    uint64_t pfn = 0;
+    std::memcpy(&pfn, pfns.data() + i * sizeof(pfn), sizeof(pfn));
+    std::byte* page = channel_->memory().Page(pfn);
+    if (page == nullptr) return false;
+    request.pfns.push_back(pfn);
+    const auto chunk = std::min(left, static_cast<uint32_t>(kPageSize) - offset);
+    std::byte* start = page + offset;
+    if (!request.buffer.empty() &&
+        static_cast<std::byte*>(request.buffer.back().iov_base) + request.buffer.back().iov_len ==
+            start) {
+      request.buffer.back().iov_len += chunk;
+    } else {
+      request.buffer.push_back({start, chunk});
+    }
+    left -= chunk;
+    offset = 0;
+  }
+  return true;
+}
+
+void StorageChannel::Run(Request& request, const ScsiDisk& disk) {
+  const proto::ScsiRequest& srb = request.packet.srb;
+  std::array<uint8_t, proto::kCdbSize> cdb{};
+  std::copy_n(srb.cdb_or_sense, srb.cdb_length, cdb.begin());
+  std::vector<uint8_t> parameters;
+  if (const uint32_t wanted = ScsiDisk::ParameterLength(cdb, request.buffer_length); wanted != 0) {
+    parameters.reserve(wanted);
+    for (const iovec& v : request.buffer) {  // copied once, then decided on
+      const auto* bytes = static_cast<const uint8_t*>(v.iov_base);
+      const size_t chunk = std::min<size_t>(v.iov_len, wanted - parameters.size());
+      parameters.insert(parameters.end(), bytes, bytes + chunk);
+    }
+  }
+  ScsiOutcome outcome = disk.Execute(cdb, request.buffer_length, parameters);
+  switch (outcome.kind) {
+    case ScsiOutcome::Kind::kAnswer:
+      return Answer(request, outcome.data);
+    case ScsiOutcome::Kind::kCheck:
+      return CheckCondition(request, outcome.sense);
+    case ScsiOutcome::Kind::kTransfer: {
+      const BlockRange& range = outcome.ranges[0];
+      request.op = range.op;
+      request.offset = range.offset;
+      request.length = range.length;
+      request.fua = range.fua;
+      request.iovecs = request.buffer;
+      if (range.length < request.buffer_length) {
+        request.trimmed.clear();
+        uint64_t left = range.length;
+        for (const iovec& v : request.buffer) {
+          if (left == 0) break;
+          request.trimmed.push_back({v.iov_base, std::min<size_t>(v.iov_len, left)});
+          left -= request.trimmed.back().iov_len;
+        }
+        request.iovecs = request.trimmed;
+      }
+      return StartBlock(request);
+    }
+    case ScsiOutcome::Kind::kVerify: {
+      const BlockRange& range = outcome.ranges[0];
+      request.verify = true;
+      request.scratch.resize(range.length);
+      request.scratch_iovec = {request.scratch.data(), range.length};
+      request.op = BlockOp::kRead;
+      request.offset = range.offset;
+      request.length = range.length;
+      request.iovecs = std::span(&request.scratch_iovec, 1);
+      return StartBlock(request);
+    }
+    case ScsiOutcome::Kind::kOperations:
+      request.ranges = std::move(outcome.ranges);
+      return StartNextRange(request);
+  }
+}
+
+void StorageChannel::StartNextRange(Request& request) {
+  const BlockRange& range = request.ranges[request.next_range++];
+  request.op = range.op;
+  request.offset = range.offset;
+  request.length = range.length;
+  request.fua = false;
+  request.iovecs = {};
+  StartBlock(request);
+}
+
+// One disk may not take every request of the channel: with n busy disks each gets its part, and never
+// less than a useful queue depth.
+uint32_t StorageChannel::FairShare() const {
+  constexpr uint32_t kLeast = 16;
+  const auto busy = static_cast<uint32_t>(
+      std::count_if(luns_.begin(), luns_.end(), [](const Lun& l) { return l.in_flight > 0; }));
+  return std::max(kLeast, kRequestsPerChannel / std::max(1u, busy));
+}
+
+void StorageChannel::StartBlock(Request& request) {
+  request.done = 0;
+  Lun& lun = luns_[request.lun];
+  if (!lun.waiting.empty() || (luns_.size() > 1 && lun.in_flight >= FairShare())) {
+    lun.waiting.push_back(&request);
+    return;
+  }
+  Dispatch(request);
+}
+
+void StorageChannel::Dispatch(Request& request) {
+  Lun& lun = luns_[request.lun];
+  ++lun.in_flight;
+  BlockRequest* one = &request;
+  lun.queue->Submit(std::span(&one, 1));
+}
+
+void StorageChannel::OnBlockDone(BlockRequest& block, int error) {
+  auto& request = static_cast<Request&>(block);
+  Lun& lun = luns_[request.lun];
+  const ScsiDisk& disk = *controller_.disks()[request.lun];
+  if ((error == ENOSPC || error == EDQUOT) && request.op == BlockOp::kWrite && !stopping_ &&
+      resets_.empty()) {
+    // Not the guest's fault and not final: hold the write until there is room.
+    counters_.parked.Add();
+    parked_.push_back(&request);
+    if (!std::exchange(request.held, true)) controller_.SpaceWaiters(+1);
+    return;
+  }
+  Unhold(request);
+  --lun.in_flight;
+  if (!lun.waiting.empty() && resets_.empty()) {
+    Request* next = lun.waiting.front();
+    lun.waiting.pop_front();
+    Dispatch(*next);
+  }
+  if (error != 0) {
+    if (request.op == BlockOp::kFlush && !disk.poisoned()) {
+      disk.Poison();
+      controller_.events().poisoned(request.lun);
+    }
+    return CheckCondition(request, ScsiDisk::SenseForError(request.op, error));
+  }
+  if (request.next_range < request.ranges.size()) return StartNextRange(request);
+  if (request.verify) {
+    uint64_t at = 0;
+    bool same = true;
+    for (const iovec& v : request.buffer) {
+      const uint64_t chunk = std::min<uint64_t>(v.iov_len, request.length - at);
+      same = same && std::memcmp(v.iov_base, request.scratch.data() + at, chunk) == 0;
+      at += chunk;
+    }
+    if (!same) return CheckCondition(request, kMiscompare);
+    return Complete(request, kScsiGood, proto::kSrbSuccess, static_cast<uint32_t>(request.length));
+  }
+  if (request.op == BlockOp::kRead) {
+    for (size_t i = 0; i < request.pfns.size(); ++i) {
+      channel_->memory().MarkDirty(request.pfns[i] << kPageShift, kPageSize);
+    }
+  }
+  const bool transfer = request.op == BlockOp::kRead || request.op == BlockOp::kWrite;
+  Complete(request, kScsiGood, proto::kSrbSuccess,
+           transfer ? static_cast<uint32_t>(request.length) : request.buffer_length);
+}
+
+void StorageChannel::RetryParked() {
+  for (Request* request : std::exchange(parked_, {})) {
+    --luns_[request->lun].in_flight;
+    Dispatch(*request);  // goes on behind what was written already
+  }
+}
+
+void StorageChannel::Unhold(Request& request) {
+  if (std::exchange(request.held, false)) controller_.SpaceWaiters(-1);
+}
+
+// --- answers ---
+
+void StorageChannel::Answer(Request& request, std::span<const uint8_t> data) {
+  uint64_t at = 0;
+  for (const iovec& v : request.buffer) {
+    if (at == data.size()) break;
+    const uint64_t chunk = std::min<uint64_t>(v.iov_len, data.size() - at);
+    std::memcpy(v.iov_base, data.data() + at, chunk);
+    at += chunk;
+  }
+  if (at != 0) {
+    for (const uint64_t pfn : request.pfns) {
+      channel_->memory().MarkDirty(pfn << kPageShift, kPageSize);
+    }
+  }
+  Complete(request, kScsiGood, proto::kSrbSuccess, static_cast<uint32_t>(at));
+}
+
+void StorageChannel::CheckCondition(Request& request, Sense sense) {
+  counters_.check_conditions.Add();
+  proto::ScsiRequest& srb = request.packet.srb;
+  std::memset(srb.cdb_or_sense, 0, sizeof(srb.cdb_or_sense));
+  srb.cdb_or_sense[0] = 0x70;  // fixed format, current
+  srb.cdb_or_sense[2] = sense.key;
+  srb.cdb_or_sense[7] = 0x0A;
+  srb.cdb_or_sense[12] = sense.code;
+  srb.cdb_or_sense[13] = sense.qualifier;
+  srb.sense_length = 18;
+  request.packet.status = proto::kStatusIoDeviceError;
+  Complete(request, kScsiCheckCondition, proto::kSrbError | proto::kSrbAutosenseValid, 0);
+}
+
+void StorageChannel::Complete(Request& request, uint8_t scsi_status, uint8_t srb_status,
+                              uint32_t transferred) {
+  proto::Packet& packet = request.packet;
+  packet.operation = proto::kCompleteIo;
+  packet.flags = 0;
+  if (srb_status == proto::kSrbSuccess) packet.status = proto::kStatusSuccess;
+  packet.srb.srb_status = srb_status;
+  packet.srb.scsi_status = scsi_status;
+  packet.srb.data_length = transferred;
+  if ((srb_status & proto::kSrbAutosenseValid) == 0) packet.srb.sense_length = 0;
+  counters_.latency_ns.Record(NowNs() - request.started_ns);
+  SendPacket(request.transaction, packet);
+  Release(request);
+}
+
+void StorageChannel::SendPacket(uint64_t transaction, const proto::Packet& packet) {
+  if (replies_.empty()) {
+    const auto status = channel_->Send(vmbus::kPacketCompletion, 0, transaction,
+                                       std::as_bytes(std::span(&packet, 1)));
+    if (status != vmbus::RingStatus::kFull) return;
+  }
+  replies_.push_back({transaction, packet});
+}
+
+void StorageChannel::FlushReplies() {
+  while (!replies_.empty()) {
+    const Reply& reply = replies_.front();
+    const auto status = channel_->Send(vmbus::kPacketCompletion, 0, reply.transaction,
+                                       std::as_bytes(std::span(&reply.packet, 1)));
+    if (status == vmbus::RingStatus::kFull) {
+      channel_->Commit();
+      if (channel_->RequestRoom(sizeof(reply.packet))) return;  // a doorbell will tell
+      continue;
+    }
+    replies_.pop_front();
+  }
+}
+
+}  // namespace partita::storage

@@ -1,0 +1,91 @@
+// The synthetic SCSI controller: up to 64 disks on path 0, target 0, and one loop thread per open
+// channel. A loop drains its ring, submits to the disks' queues in one batch, reaps completions and
+// answers them in one batch with at most one interrupt.
+//
+// Packets are guest-controlled; each is copied once before it is looked at. The controller belongs to
+// the control thread, a StorageChannel to its own loop thread.
+#ifndef PARTITA_VSP_STORAGE_STORAGE_VSP_H_
+#define PARTITA_VSP_STORAGE_STORAGE_VSP_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/counters.h"
+#include "vmbus/server/vmbus_server.h"
+#include "vsp/storage/scsi_disk.h"
+
+namespace partita::storage {
+
+class StorageChannel;
+
+inline constexpr uint32_t kMaxDisks = 64;
+inline constexpr uint32_t kMaxTransfer = 256 << 10;
+inline constexpr uint32_t kRequestsPerChannel = 512;
+
+struct StorageCounters {
+  Counter commands, bad_packets, bad_ranges, wrong_state, check_conditions, resets, parked;
+  Counter system_calls, loop_wakes;
+  Histogram latency_ns;  // written by the loops; a lost count between two of them is tolerable
+  void DescribeTo(StatSink& sink) const;
+};
+
+class StorageVsp : public vmbus::ChannelDevice {
+ public:
+  struct Options {
+    vmbus::Guid instance{};
+    uint32_t subchannels = 0;  // offered besides the primary
+  };
+  struct Events {
+    // A disk's host file system is full: writes are held back. Called on loop threads, once per
+    // change; the partition is paused meanwhile.
+    std::function<void(bool full)> space;
+    // A flush failed; the disk takes no more writes.
+    std::function<void(uint32_t lun)> poisoned;
+  };
+  StorageVsp(Options options, Events events);
+  ~StorageVsp() override;
+
+  // Before the first open. LUN = position.
+  void AddDisk(std::unique_ptr<ScsiDisk> disk) { disks_.push_back(std::move(disk)); }
+  void Connect(vmbus::VmbusServer& server) { server_ = &server; }
+
+  // vmbus::ChannelDevice
+  [[nodiscard]] vmbus::OfferParameters offer() const override;
+  [[nodiscard]] uint32_t max_packet() const override;
+  bool OnOpen(const vmbus::OpenRequest& request,
+              std::shared_ptr<vmbus::ServerChannel> channel) override;
+  void OnClose(uint32_t relid, std::function<void()> done) override;
+
+  // Used by StorageChannel.
+  [[nodiscard]] const std::vector<std::unique_ptr<ScsiDisk>>& disks() const { return disks_; }
+  [[nodiscard]] const Options& options() const { return options_; }
+  [[nodiscard]] const Events& events() const { return events_; }
+  [[nodiscard]] StorageCounters& counters() { return counters_; }
+  void RequestSubChannels(uint32_t primary, uint32_t count);
+  // Sub-channels carry no handshake of their own: I/O is allowed once the primary is initialised.
+  std::atomic<bool>& initialized() { return initialized_; }
+  // One more (or one less) loop has writes held back for lack of space.
+  void SpaceWaiters(int change);
+
+  [[nodiscard]] bool any_poisoned() const;
+  void DescribeTo(StatSink& sink) const;
+
+ private:
+  const Options options_;
+  const Events events_;
+  vmbus::VmbusServer* server_ = nullptr;
+  std::vector<std::unique_ptr<ScsiDisk>> disks_;
+  std::map<uint32_t, std::unique_ptr<StorageChannel>> channels_;  // by relid
+  std::atomic<bool> initialized_ = false;
+  std::atomic<int> space_waiters_ = 0;
+  StorageCounters counters_;
+};
+
+}  // namespace partita::storage
+
+#endif  // PARTITA_VSP_STORAGE_STORAGE_VSP_H_
