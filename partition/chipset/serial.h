@@ -34,6 +34,10 @@ class SerialPort : public PioDevice {
   std::string TakeOutput();
   // Puts back a tail that the console did not take, in front of newer output.
   void ReturnOutput(std::string_view tail);
+  [[nodiscard]] bool HasOutput() const {
+    absl::MutexLock lock(&mutex_);
+    return !output_.empty();
+  }
   // Bytes typed by the user; returns how many fit.
   size_t Input(std::span<const char> bytes);
   void DescribeTo(StatSink& sink) const;

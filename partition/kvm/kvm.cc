@@ -131,12 +131,12 @@ absl::Status KvmVcpu::EnableCap(uint32_t cap, uint64_t argument, const char* wha
 }
 
 uint64_t KvmVcpu::TscKhz() const {
-  const int khz = ioctl(fd_.get(), KVM_GET_TSC_KHZ);
+  const int khz = ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
   return khz > 0 ? static_cast<uint64_t>(khz) : 0;
 }
 
 absl::StatusOr<std::unique_ptr<KvmVm>> KvmVm::Create(int kvm_fd) {
-  const int run_size = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE);
+  const int run_size = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
   if (run_size <= 0) return SystemError("asking KVM for its run structure's size");
   UniqueFd fd(ioctl(kvm_fd, KVM_CREATE_VM, 0));
   if (!fd.valid()) return SystemError("creating a KVM virtual machine");
@@ -148,7 +148,7 @@ absl::StatusOr<std::unique_ptr<KvmVm>> KvmVm::Create(int kvm_fd) {
   if (ioctl(vm->fd(), KVM_SET_IDENTITY_MAP_ADDR, &identity) != 0) {
     return SystemError("placing KVM's identity map");
   }
-  if (ioctl(vm->fd(), KVM_CREATE_IRQCHIP) != 0) {
+  if (ioctl(vm->fd(), KVM_CREATE_IRQCHIP, 0) != 0) {
     return SystemError("creating the in-kernel interrupt chip");
   }
   return vm;

@@ -1,0 +1,130 @@
+// partita: the command line.
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "tools/control/channel.h"
+#include "tools/partita/host_command.h"
+#include "tools/partita/run_command.h"
+
+namespace partita {
+namespace {
+
+size_t EditDistance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+// The flag or command of `app` nearest to what was typed; empty if nothing is near.
+std::string Nearest(const CLI::App& app, const std::string& typed) {
+  std::string best;
+  size_t distance = std::max<size_t>(2, typed.size() / 3) + 1;
+  auto consider = [&](const std::string& name) {
+    const size_t d = EditDistance(name, typed);
+    if (d < distance) distance = d, best = name;
+  };
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) consider("--" + name);
+  }
+  for (const CLI::App* sub : app.get_subcommands({})) consider(sub->get_name());
+  return best;
+}
+
+int UsageError(const CLI::App& root, const CLI::ParseError& error, int argc, char** argv) {
+  fprintf(stderr, "partita: %s\n", error.what());
+  const CLI::App* app = &root;
+  for (const CLI::App* sub : root.get_subcommands()) app = sub;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const std::string name = word.substr(0, word.find('='));
+    const bool flag = name.starts_with("--");
+    const auto known = app->get_options();
+    const bool is_known = flag && std::any_of(known.begin(), known.end(), [&](const CLI::Option* o) {
+                            return o->check_lname(name.substr(2));
+                          });
+    if ((flag && !is_known) || (!flag && app == &root)) {
+      if (const std::string near = Nearest(*app, name); !near.empty()) {
+        fprintf(stderr, "partita: did you mean %s?\n", near.c_str());
+      }
+      break;
+    }
+  }
+  fprintf(stderr, "partita: see `partita %s--help`\n",
+          app == &root ? "" : (app->get_name() + " ").c_str());
+  return control::kExitUsage;
+}
+
+void AddRun(CLI::App& root, RunOptions& o) {
+  CLI::App* run = root.add_subcommand("run", "Start one partition and stay until it ends");
+  run->add_option("--kernel", o.kernel, "Kernel: a bzImage or an ELF vmlinux");
+  run->add_option("--initrd", o.initrd, "Initial RAM disk");
+  run->add_option("--cmdline", o.command_line, "Kernel command line");
+  run->add_option("--name", o.name, "Name; device identities derive from it")->capture_default_str();
+  run->add_option("--memory", o.memory, "RAM: SIZE[,pages=4k|thp|2m], SIZE like 512M or 2G")
+      ->capture_default_str();
+  run->add_option("--cpus", o.cpus, "Virtual processors")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  run->add_option("--disk", o.disks,
+                  "PATH[,ro][,cache=writeback|none][,logical=512|4096]; repeat for more disks")
+      ->take_all()
+      ->allow_extra_args(false);
+  run->add_option("--queues", o.queues, "Channels of the SCSI controller (default: one per VP)")
+      ->check(CLI::Range(1, 64));
+  run->add_option("--synic", o.synic, "SynIC backend")
+      ->check(CLI::IsMember({"auto", "kernel", "user"}))
+      ->capture_default_str();
+  run->add_flag("--stimer,!--no-stimer", o.synthetic_timers,
+                "Offer synthetic timers in the user backend");
+  run->add_option("--serial", o.serial, "Console: stdio, pty, file:PATH or unix:PATH")
+      ->capture_default_str();
+  run->add_option("--on-reset", o.on_reset, "What a guest reset does")
+      ->check(CLI::IsMember({"restart", "exit"}))
+      ->capture_default_str();
+  run->add_option("--vmbus-version", o.vmbus_version, "Newest VMBus version offered, like 4.0");
+  run->add_option("--cpu-affinity", o.affinity, "Host CPU for each VP, comma separated")
+      ->delimiter(',');
+  run->add_flag("--unpack-kernel", o.unpack_kernel,
+                "Unpack the kernel here instead of in the guest (slow hosts)");
+  run->add_option("--stats-json", o.stats_file, "Write all counters to FILE at the end");
+  run->footer(
+      "Exit status: 0 power-off, 1 error before start, 2 usage, 10 reset with --on-reset exit,\n"
+      "11 guest panic, 12 triple fault or KVM error, 13 ended with a poisoned disk,\n"
+      "128+n stopped by signal n.");
+}
+
+int Main(int argc, char** argv) {
+  CLI::App root("Partita runs unmodified Hyper-V guests on Linux KVM.", "partita");
+  root.require_subcommand(1);
+  RunOptions run;
+  AddRun(root, run);
+  CLI::App* host = root.add_subcommand("host", "Show what this host's KVM and kernel offer");
+  bool json = false;
+  host->add_flag("--json", json, "Machine-readable");
+  try {
+    root.parse(argc, argv);
+  } catch (const CLI::Success& success) {
+    return root.exit(success);
+  } catch (const CLI::ParseError& error) {
+    return UsageError(root, error, argc, argv);
+  }
+  return host->parsed() ? ShowHost(json) : RunPartition(run);
+}
+
+}  // namespace
+}  // namespace partita
+
+int main(int argc, char** argv) { return partita::Main(argc, argv); }

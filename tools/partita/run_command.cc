@@ -1,0 +1,398 @@
+#include "tools/partita/run_command.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "base/log.h"
+#include "partition/kvm/kvm.h"
+#include "tools/partita/disk_option.h"
+#include "tools/partita/identity.h"
+#include "tools/partita/kernel_image.h"
+#include "tools/partita/terminal.h"
+#include "tools/partita/worker_process.h"
+
+namespace partita {
+namespace {
+
+absl::StatusOr<UniqueFd> OpenFile(const std::string& path, const char* what) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return SystemError(std::string(what) + " " + path);
+  struct stat info {};
+  if (fstat(fd.get(), &info) == 0 && S_ISDIR(info.st_mode)) {
+    return InvalidArgument(std::string(what) + " " + path + " is a directory");
+  }
+  return fd;
+}
+
+bool HostClockIsTsc() {
+  std::ifstream file("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+  std::string name;
+  return std::getline(file, name) && name == "tsc";
+}
+
+// Start message plus the descriptors that go with it.
+class StartBuilder {
+ public:
+  absl::Status Build(const RunOptions& options, const RunHooks& hooks);
+  control::Start start;
+  [[nodiscard]] std::vector<int> descriptors() const {
+    std::vector<int> out;
+    for (const UniqueFd& fd : owned_) out.push_back(fd.get());
+    return out;
+  }
+  UniqueFd console;  // our end, when the console is this program's terminal
+  std::string console_note;
+
+ private:
+  int32_t Own(UniqueFd fd) {
+    owned_.push_back(std::move(fd));
+    return static_cast<int32_t>(owned_.size() - 1);
+  }
+  absl::Status ChooseSynic(const RunOptions& options, int kvm_fd);
+  absl::Status OpenConsole(const RunOptions& options, const RunHooks& hooks);
+  std::vector<UniqueFd> owned_;
+};
+
+absl::Status StartBuilder::ChooseSynic(const RunOptions& options, int kvm_fd) {
+  const KvmCapabilities caps = ProbeKvm(kvm_fd);
+  if (options.synic == "kernel" && !caps.KernelSynic()) {
+    return FailedPrecondition(
+        "--synic=kernel: this host's KVM has no Hyper-V emulation (see `partita host`)");
+  }
+  if (options.synic != "kernel" && !caps.UserSynic() && !caps.KernelSynic()) {
+    return FailedPrecondition("this host's KVM can run neither SynIC backend (see `partita host`)");
+  }
+  const bool kernel =
+      options.synic == "kernel" || (options.synic == "auto" && caps.KernelSynic());
+  start.set_synic(kernel ? control::SYNIC_KERNEL : control::SYNIC_USER);
+  return absl::OkStatus();
+}
+
+absl::Status StartBuilder::OpenConsole(const RunOptions& options, const RunHooks& hooks) {
+  const std::string& serial = options.serial;
+  start.set_console(control::CONSOLE_STREAM);
+  if (hooks.output || serial == "stdio") {
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+      return SystemError("creating the console's socket pair");
+    }
+    console = UniqueFd(ends[0]);
+    start.set_console_fd(Own(UniqueFd(ends[1])));
+  } else if (serial.starts_with("file:")) {
+    UniqueFd fd(open(serial.c_str() + 5, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+    if (!fd.valid()) return SystemError("serial file " + serial.substr(5));
+    start.set_console_fd(Own(std::move(fd)));
+  } else if (serial == "pty") {
+    UniqueFd fd(posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
+    if (!fd.valid() || grantpt(fd.get()) != 0 || unlockpt(fd.get()) != 0) {
+      return SystemError("opening a pseudo-terminal");
+    }
+    console_note = std::string("serial console at ") + ptsname(fd.get());
+    start.set_console_fd(Own(std::move(fd)));
+  } else if (serial.starts_with("unix:")) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    const std::string path = serial.substr(5);
+    if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+      return InvalidArgument("--serial unix: needs a path of 1 to 107 characters");
+    }
+    std::memcpy(address.sun_path, path.c_str(), path.size());
+    UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (!fd.valid() ||
+        bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
+        listen(fd.get(), 1) != 0) {
+      return SystemError("serial socket " + path);
+    }
+    start.set_console(control::CONSOLE_LISTEN);
+    start.set_console_fd(Own(std::move(fd)));
+  } else {
+    return InvalidArgument("--serial takes stdio, pty, file:PATH or unix:PATH");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseVersion(const std::string& text, uint32_t* version) {
+  if (text.empty()) return absl::OkStatus();
+  unsigned major = 0, minor = 0;
+  char rest = 0;
+  if (sscanf(text.c_str(), "%u.%u%c", &major, &minor, &rest) != 2 || major > 100 || minor > 100) {
+    return InvalidArgument("--vmbus-version takes a version like 5.3");
+  }
+  *version = major << 16 | minor;
+  return absl::OkStatus();
+}
+
+absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hooks) {
+  if (options.kernel.empty() && hooks.kernel_fd < 0) return InvalidArgument("--kernel is missing");
+  uint64_t bytes = 0;
+  int pages = 0;
+  RETURN_IF_ERROR(ParseMemory(options.memory, &bytes, &pages));
+  start.set_memory_bytes(bytes);
+  start.set_pages(static_cast<control::Pages>(pages));
+  start.set_name(options.name);
+  start.set_partition_id(StableIdentity(options.name));
+  start.set_cpus(options.cpus);
+  start.set_command_line(options.command_line);
+  start.set_synthetic_timers(options.synthetic_timers);
+  start.set_reference_tsc(HostClockIsTsc());
+  start.set_on_reset(options.on_reset == "exit" ? control::RESET_EXIT : control::RESET_RESTART);
+  start.set_queues(options.queues);
+  for (const int cpu : options.affinity) start.add_affinity(cpu);
+  uint32_t version = 0;
+  RETURN_IF_ERROR(ParseVersion(options.vmbus_version, &version));
+  start.set_vmbus_version(version);
+
+  UniqueFd kvm(open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  if (!kvm.valid()) {
+    return SystemError("opening /dev/kvm (is the kvm module loaded, and may you use it?)");
+  }
+  RETURN_IF_ERROR(ChooseSynic(options, kvm.get()));
+  start.set_kvm_fd(Own(std::move(kvm)));
+
+  UniqueFd kernel;
+  if (hooks.kernel_fd >= 0) {
+    kernel = UniqueFd(dup(hooks.kernel_fd));
+  } else {
+    ASSIGN_OR_RETURN(kernel, OpenFile(options.kernel, "kernel"));
+  }
+  if (options.unpack_kernel) {
+    ASSIGN_OR_RETURN(kernel, UnpackKernel(kernel.get()));
+  }
+  start.set_kernel_fd(Own(std::move(kernel)));
+  start.set_initrd_fd(-1);
+  if (!options.initrd.empty()) {
+    ASSIGN_OR_RETURN(UniqueFd initrd, OpenFile(options.initrd, "initrd"));
+    start.set_initrd_fd(Own(std::move(initrd)));
+  }
+  constexpr size_t kMaxDisks = 64;
+  if (options.disks.size() > kMaxDisks) return InvalidArgument("a controller has at most 64 disks");
+  for (const std::string& text : options.disks) {
+    ASSIGN_OR_RETURN(const DiskOption disk, ParseDiskOption(text));
+    ASSIGN_OR_RETURN(UniqueFd fd, OpenDisk(disk));
+    control::Disk* entry = start.add_disks();
+    entry->set_fd(Own(std::move(fd)));
+    entry->set_read_only(disk.read_only);
+    entry->set_direct(disk.direct);
+    entry->set_logical_block(disk.logical_block);
+    entry->set_identity(DiskIdentity(disk, options.name));
+    entry->set_name("disk " + disk.path);
+  }
+  return OpenConsole(options, hooks);
+}
+
+// Relays between the worker, the console and the user until the worker reports its end.
+class Session {
+ public:
+  Session(WorkerProcess& worker, UniqueFd console, const RunOptions& options,
+          const RunHooks& hooks)
+      : worker_(worker), console_(std::move(console)), options_(options), hooks_(hooks) {}
+
+  int Run();
+
+ private:
+  void OnEvent();
+  bool CopyOutput();  // false at the end of the console
+  void CopyInput();
+  void OnSignal();
+  void RequestStop(int signal);
+  void WriteStats() const;
+  int Finish();
+
+  WorkerProcess& worker_;
+  UniqueFd console_;
+  const RunOptions& options_;
+  const RunHooks& hooks_;
+  UniqueFd signals_;
+  std::optional<RawTerminal> terminal_;
+  EscapeFilter escape_;
+  bool input_open_ = true;
+  bool worker_open_ = true;
+  std::optional<control::Ended> ended_;
+  std::map<std::string, uint64_t> stats_;
+};
+
+int Session::Run() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) sigaddset(&set, signal);
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+  signals_ = UniqueFd(signalfd(-1, &set, SFD_CLOEXEC));
+  const bool interactive = console_.valid() && !hooks_.output;
+  if (interactive) {
+    terminal_.emplace();
+    if (terminal_->active()) fprintf(stderr, "partita: Ctrl-A x ends the partition\r\n");
+  }
+  input_open_ = interactive;
+  while (worker_open_ || console_.valid()) {
+    std::array<pollfd, 4> fds = {
+        pollfd{.fd = worker_open_ ? worker_.fd() : -1, .events = POLLIN, .revents = 0},
+        pollfd{.fd = signals_.get(), .events = POLLIN, .revents = 0},
+        pollfd{.fd = console_.valid() ? console_.get() : -1, .events = POLLIN, .revents = 0},
+        pollfd{.fd = input_open_ ? STDIN_FILENO : -1, .events = POLLIN, .revents = 0}};
+    if (poll(fds.data(), fds.size(), -1) < 0 && errno != EINTR) break;
+    if (fds[2].revents != 0 && !CopyOutput()) console_.Reset();
+    if (fds[0].revents != 0) OnEvent();
+    if (fds[1].revents != 0) OnSignal();
+    if (fds[3].revents != 0) CopyInput();
+  }
+  terminal_.reset();
+  return Finish();
+}
+
+void Session::OnEvent() {
+  control::Event event;
+  const absl::Status status = worker_.Receive(&event);
+  if (!status.ok()) {
+    worker_open_ = false;
+    return;
+  }
+  if (event.has_ended()) ended_ = event.ended();
+  if (event.has_stats()) {
+    stats_.clear();
+    for (const auto& [name, value] : event.stats().values()) stats_[name] = value;
+  }
+  if (!event.notice().empty()) fprintf(stderr, "partita: %s\r\n", event.notice().c_str());
+}
+
+bool Session::CopyOutput() {
+  std::array<char, 16384> bytes{};
+  const ssize_t got = read(console_.get(), bytes.data(), bytes.size());
+  if (got <= 0) return got < 0 && errno == EINTR;
+  const std::string_view text(bytes.data(), static_cast<size_t>(got));
+  if (hooks_.output) {
+    hooks_.output(text);
+    return true;
+  }
+  size_t at = 0;
+  while (at < text.size()) {
+    const ssize_t written = write(STDOUT_FILENO, text.data() + at, text.size() - at);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) break;  // nobody reads; the guest goes on
+    at += static_cast<size_t>(written);
+  }
+  return true;
+}
+
+void Session::CopyInput() {
+  std::array<char, 512> bytes{};
+  const ssize_t got = read(STDIN_FILENO, bytes.data(), bytes.size());
+  if (got <= 0) {
+    input_open_ = false;
+    return;
+  }
+  std::string text(bytes.data(), static_cast<size_t>(got));
+  bool leave = false;
+  if (terminal_ && terminal_->active()) text = escape_.Feed(text, &leave);
+  if (!text.empty() && console_.valid()) {
+    // MSG_DONTWAIT: a guest that reads nothing must not make this program deaf to signals.
+    static_cast<void>(send(console_.get(), text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL));
+  }
+  if (leave) RequestStop(SIGTERM);
+}
+
+void Session::OnSignal() {
+  signalfd_siginfo info{};
+  if (read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
+    RequestStop(static_cast<int>(info.ssi_signo));
+  }
+}
+
+void Session::RequestStop(int signal) {
+  control::Request request;
+  request.mutable_stop()->set_signal(signal);
+  static_cast<void>(worker_.Send(request).ok());
+}
+
+void Session::WriteStats() const {
+  if (hooks_.stats != nullptr) *hooks_.stats = stats_;
+  if (options_.stats_file.empty()) return;
+  std::ofstream file(options_.stats_file);
+  file << nlohmann::json(stats_).dump(2) << '\n';
+  if (!file) Log("could not write " + options_.stats_file);
+}
+
+int Session::Finish() {
+  const int status = worker_.Wait();
+  WriteStats();
+  if (!ended_) {
+    Log(WIFSIGNALED(status) ? "the worker was killed by signal " + std::to_string(WTERMSIG(status))
+                            : "the worker ended without a word");
+    return control::kExitMachineFault;
+  }
+  const bool plain = ended_->status() == control::kExitPowerOff;
+  if (!plain || !options_.quiet) Log(ended_->reason());
+  return ended_->status();
+}
+
+}  // namespace
+
+absl::Status ParseMemory(const std::string& text, uint64_t* bytes, int* pages) {
+  const size_t comma = text.find(',');
+  const std::string size = text.substr(0, comma);
+  char* end = nullptr;
+  const uint64_t value = strtoull(size.c_str(), &end, 10);
+  std::string unit(end);
+  if (unit.ends_with('B')) unit.pop_back();
+  const uint64_t scale = unit == "T"   ? 1ull << 40
+                         : unit == "G" ? 1ull << 30
+                         : unit == "M" ? 1ull << 20
+                                       : 0;
+  if (end == size.c_str() || scale == 0 || value == 0 || value > UINT64_MAX / scale) {
+    return InvalidArgument("--memory takes a size like 512M or 2G, not '" + size + "'");
+  }
+  *bytes = value * scale;
+  *pages = control::PAGES_SMALL;
+  if (comma == std::string::npos) return absl::OkStatus();
+  const std::string kind = text.substr(comma + 1);
+  if (kind == "pages=thp") {
+    *pages = control::PAGES_TRANSPARENT;
+  } else if (kind == "pages=2m") {
+    *pages = control::PAGES_HUGE;
+  } else if (kind != "pages=4k") {
+    return InvalidArgument("--memory does not know '" + kind + "'; it takes pages=4k, thp or 2m");
+  }
+  return absl::OkStatus();
+}
+
+int RunPartition(const RunOptions& options) { return RunPartition(options, RunHooks{}); }
+
+int RunPartition(const RunOptions& options, const RunHooks& hooks) {
+  StartBuilder builder;
+  if (const absl::Status status = builder.Build(options, hooks); !status.ok()) {
+    Log(Message(status));
+    return control::kExitStartFailed;
+  }
+  auto worker = WorkerProcess::Spawn();
+  if (!worker.ok()) {
+    Log(Message(worker.status()));
+    return control::kExitStartFailed;
+  }
+  if (hooks.worker_pid != nullptr) *hooks.worker_pid = (*worker)->pid();
+  if (!builder.console_note.empty()) Log(builder.console_note);
+  const absl::Status sent =
+      (*worker)->Start(std::move(builder.start), builder.descriptors());
+  UniqueFd console = std::move(builder.console);
+  builder = StartBuilder();  // the worker has the descriptors, and with them the disks' locks
+  if (!sent.ok()) {
+    Log(Message(sent));
+    return control::kExitStartFailed;
+  }
+  return Session(**worker, std::move(console), options, hooks).Run();
+}
+
+}  // namespace partita

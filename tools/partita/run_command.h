@@ -1,0 +1,53 @@
+// `partita run`: one worker, no service; the shortest way from a kernel and a disk to a running
+// partition.
+#ifndef PARTITA_TOOLS_PARTITA_RUN_COMMAND_H_
+#define PARTITA_TOOLS_PARTITA_RUN_COMMAND_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+
+namespace partita {
+
+struct RunOptions {
+  std::string name = "partition";
+  std::string kernel, initrd, command_line;
+  std::string memory = "512M";
+  uint32_t cpus = 1;
+  std::vector<std::string> disks;
+  std::string synic = "auto";
+  bool synthetic_timers = false;
+  std::string serial = "stdio";
+  std::string on_reset = "restart";
+  std::string vmbus_version;
+  uint32_t queues = 0;
+  std::vector<int> affinity;
+  bool unpack_kernel = false;
+  std::string stats_file;
+  std::string config;
+  bool quiet = false;  // no line about how it ended
+};
+
+// Runs to the end and returns the exit status of the program.
+int RunPartition(const RunOptions& options);
+
+// What a program embeds or captures instead of files and a terminal (`partita bench`).
+struct RunHooks {
+  int kernel_fd = -1;                              // instead of options.kernel
+  std::function<void(std::string_view)> output;    // instead of the console
+  std::map<std::string, uint64_t>* stats = nullptr;
+  int* worker_pid = nullptr;
+};
+int RunPartition(const RunOptions& options, const RunHooks& hooks);
+
+// "2G", "512M", "2G,pages=thp" -> bytes and kind of pages (see control.proto).
+absl::Status ParseMemory(const std::string& text, uint64_t* bytes, int* pages);
+
+}  // namespace partita
+
+#endif  // PARTITA_TOOLS_PARTITA_RUN_COMMAND_H_

@@ -1,0 +1,71 @@
+#include "tools/partita/worker_process.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <string>
+#include <utility>
+
+namespace partita {
+
+absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Spawn() {
+  char self[PATH_MAX];
+  const ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+  if (length <= 0) return SystemError("finding this program's own path");
+  std::string path(self, static_cast<size_t>(length));
+  path = path.substr(0, path.rfind('/') + 1) + "partita-worker";
+  if (access(path.c_str(), X_OK) != 0) return SystemError("no worker program at " + path);
+
+  ASSIGN_OR_RETURN(auto pair, control::Channel::CreatePair());
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  constexpr int kControlFd = 3;
+  // dup2 onto itself would keep close-on-exec, so the worker's end is moved out of the way first.
+  const int high = fcntl(pair.second.fd(), F_DUPFD_CLOEXEC, 10);
+  posix_spawn_file_actions_adddup2(&actions, high, kControlFd);
+  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  // A group of its own: Ctrl-C reaches this program, which asks the worker to stop in order.
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+  char* arguments[] = {path.data(), nullptr};
+  pid_t pid = -1;
+  const int error = posix_spawn(&pid, path.c_str(), &actions, &attributes, arguments, environ);
+  posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
+  close(high);
+  if (error != 0) return SystemError("starting " + path, error);
+  return std::unique_ptr<WorkerProcess>(new WorkerProcess(std::move(pair.first), pid));
+}
+
+WorkerProcess::~WorkerProcess() {
+  if (pid_ <= 0) return;
+  channel_ = control::Channel(UniqueFd());  // the worker stops in order when this end closes
+  Wait();
+}
+
+absl::Status WorkerProcess::Start(control::Start start, std::vector<int> descriptors) {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  start.set_exec_monotonic_ns(static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 +
+                              static_cast<uint64_t>(now.tv_nsec));
+  control::Request request;
+  *request.mutable_start() = std::move(start);
+  return channel_.Send(request, descriptors);
+}
+
+int WorkerProcess::Wait() {
+  int status = 0;
+  while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+  }
+  pid_ = -1;
+  return status;
+}
+
+}  // namespace partita

@@ -1,0 +1,37 @@
+// Starts a worker process and talks to it. One thread.
+#ifndef PARTITA_TOOLS_PARTITA_WORKER_PROCESS_H_
+#define PARTITA_TOOLS_PARTITA_WORKER_PROCESS_H_
+
+#include <sys/types.h>
+
+#include <memory>
+#include <vector>
+
+#include "tools/control/channel.h"
+#include "tools/control/control.pb.h"
+
+namespace partita {
+
+class WorkerProcess {
+ public:
+  // Runs the partita-worker that lies beside this program.
+  static absl::StatusOr<std::unique_ptr<WorkerProcess>> Spawn();
+  ~WorkerProcess();
+
+  absl::Status Start(control::Start start, std::vector<int> descriptors);
+  absl::Status Send(const control::Request& request) { return channel_.Send(request); }
+  absl::Status Receive(control::Event* event) { return channel_.Receive(event); }
+  [[nodiscard]] int fd() const { return channel_.fd(); }
+  [[nodiscard]] pid_t pid() const { return pid_; }
+  // Waits for the process; its raw wait status.
+  int Wait();
+
+ private:
+  WorkerProcess(control::Channel channel, pid_t pid) : channel_(std::move(channel)), pid_(pid) {}
+  control::Channel channel_;
+  pid_t pid_;
+};
+
+}  // namespace partita
+
+#endif  // PARTITA_TOOLS_PARTITA_WORKER_PROCESS_H_

@@ -1,0 +1,114 @@
+#include "tools/worker/console.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <cerrno>
+
+namespace partita {
+
+Console::Console(EventLoop& loop, UniqueFd fd, bool listening) : loop_(loop) {
+  if (!fd.valid()) return;
+  fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
+  if (!listening) {
+    stream_ = std::move(fd);
+    Watch(stream_.get());
+    return;
+  }
+  listener_ = std::move(fd);
+  static_cast<void>(loop_.Add(listener_.get(), EPOLLIN, [this](uint32_t) {
+    UniqueFd client(accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!client.valid()) return;
+    CloseStream();  // the newest visitor gets the console
+    stream_ = std::move(client);
+    Watch(stream_.get());
+    WriteOutput();
+  }).ok());
+}
+
+Console::~Console() {
+  CloseStream();
+  if (listener_.valid()) loop_.Remove(listener_.get());
+}
+
+void Console::Watch(int fd) {
+  struct stat info {};
+  regular_file_ = fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
+  if (regular_file_) return;  // always ready, and epoll refuses it
+  // Edge-triggered output readiness: one event when a stuck reader reads again.
+  watched_ = loop_.Add(fd, EPOLLIN | EPOLLOUT | EPOLLET, [this](uint32_t events) {
+                    OnEvents(events);
+                  }).ok();
+}
+
+void Console::CloseStream() {
+  if (watched_) loop_.Remove(stream_.get());
+  watched_ = false;
+  stream_.Reset();
+}
+
+void Console::Attach(SerialPort* serial) {
+  if (serial_ != nullptr) WriteOutput();
+  serial_ = serial;
+}
+
+void Console::OutputReady() { WriteOutput(); }
+
+void Console::OnEvents(uint32_t events) {
+  if ((events & EPOLLOUT) != 0) WriteOutput();
+  if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) ReadInput();
+}
+
+void Console::ReadInput() {
+  std::array<char, 512> bytes{};
+  while (stream_.valid()) {
+    const ssize_t got = read(stream_.get(), bytes.data(), bytes.size());
+    if (got > 0) {
+      if (serial_ != nullptr) {
+        serial_->Input(std::span(bytes).first(static_cast<size_t>(got)));
+      }
+      continue;
+    }
+    if (got < 0 && errno == EINTR) continue;
+    // End of input is not the end of output (a pipe, `< /dev/null`); a visitor who left is.
+    if (got == 0 && listener_.valid()) CloseStream();
+    return;
+  }
+}
+
+void Console::WriteOutput() {
+  if (serial_ == nullptr || !stream_.valid()) return;
+  while (true) {
+    std::string text = serial_->TakeOutput();
+    size_t at = 0;
+    while (at < text.size()) {
+      const ssize_t written = write(stream_.get(), text.data() + at, text.size() - at);
+      if (written > 0) {
+        at += static_cast<size_t>(written);
+      } else if (written < 0 && errno == EINTR) {
+        continue;
+      } else {
+        serial_->ReturnOutput(std::string_view(text).substr(at));
+        return;
+      }
+    }
+    if (text.empty()) return;
+  }
+}
+
+void Console::Drain() {
+  // A pipe or socket to a live reader empties quickly; a stuck one is given a bounded chance.
+  constexpr int kTries = 20, kEachMs = 10;
+  for (int i = 0; i < kTries; ++i) {
+    WriteOutput();
+    if (serial_ == nullptr || !stream_.valid() || regular_file_ || !serial_->HasOutput()) return;
+    pollfd wait = {.fd = stream_.get(), .events = POLLOUT, .revents = 0};
+    poll(&wait, 1, kEachMs);
+  }
+}
+
+}  // namespace partita

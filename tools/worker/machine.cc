@@ -1,0 +1,269 @@
+#include "tools/worker/machine.h"
+
+#include <fcntl.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/log.h"
+#include "partition/machine.h"
+#include "tools/control/channel.h"
+#include "vsp/storage/raw_file.h"
+
+namespace partita {
+namespace {
+
+// A guest that resets more often than this is in a boot loop; going on would only burn the host.
+constexpr size_t kMaxResets = 10;
+constexpr uint64_t kResetWindowMs = 60'000;
+
+uint64_t NowNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+vmbus::Guid DeviceInstance(const std::string& partition_id, uint8_t device) {
+  vmbus::Guid guid{};
+  std::memcpy(guid.bytes, partition_id.data(), std::min(partition_id.size(), sizeof(guid.bytes)));
+  guid.bytes[15] = static_cast<uint8_t>(guid.bytes[15] ^ device);
+  return guid;
+}
+
+std::string SerialNumber(const std::string& identity) {
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string text;
+  for (const char c : identity.substr(0, 16)) {
+    text += kHex[static_cast<uint8_t>(c) >> 4];
+    text += kHex[static_cast<uint8_t>(c) & 15];
+  }
+  return text;
+}
+
+}  // namespace
+
+Machine::Machine(EventLoop& loop, control::Start start, std::vector<UniqueFd> descriptors,
+                 Events events)
+    : loop_(loop),
+      start_(std::move(start)),
+      descriptors_(std::move(descriptors)),
+      events_(std::move(events)),
+      console_(loop, UniqueFd(start_.console() == control::CONSOLE_NONE
+                                  ? -1
+                                  : dup(Descriptor(start_.console_fd()))),
+               start_.console() == control::CONSOLE_LISTEN) {}
+
+Machine::~Machine() { console_.Attach(nullptr); }
+
+int Machine::Descriptor(int32_t index) const {
+  return index >= 0 && static_cast<size_t>(index) < descriptors_.size()
+             ? descriptors_[static_cast<size_t>(index)].get()
+             : -1;
+}
+
+absl::Status Machine::OpenDisks() {
+  const uint32_t queues = start_.queues() != 0 ? std::min(start_.queues(), start_.cpus())
+                                               : start_.cpus();
+  storage_ = std::make_unique<storage::StorageVsp>(
+      storage::StorageVsp::Options{.instance = DeviceInstance(start_.partition_id(), 1),
+                                   .subchannels = queues - 1},
+      storage::StorageVsp::Events{
+          .space = [this](bool full) { loop_.Post([this, full] { OnSpace(full); }); },
+          .poisoned =
+              [this](uint32_t lun) {
+                loop_.Post([this, lun] {
+                  events_.notice("disk " + std::to_string(lun) +
+                                 ": a flush failed; the disk takes no more writes");
+                });
+              }});
+  for (const control::Disk& disk : start_.disks()) {
+    auto file = storage::RawFile::Create(
+        UniqueFd(fcntl(Descriptor(disk.fd()), F_DUPFD_CLOEXEC, 0)),
+        {.read_only = disk.read_only(), .direct = disk.direct(),
+         .logical_block = disk.logical_block()});
+    if (!file.ok()) {
+      return absl::Status(file.status().code(),
+                          AbslView(disk.name() + ": " + std::string(Message(file.status()))));
+    }
+    storage::ScsiDisk::Identity identity;
+    std::memcpy(identity.id.data(), disk.identity().data(),
+                std::min(disk.identity().size(), identity.id.size()));
+    identity.serial = SerialNumber(disk.identity());
+    storage_->AddDisk(std::make_unique<storage::ScsiDisk>(*std::move(file), std::move(identity)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Machine::Start() {
+  if (start_.cpus() == 0 || start_.cpus() > machine::kMaxVps) {
+    return InvalidArgument("a partition has 1 to 64 virtual processors");
+  }
+  const PageKind kind = start_.pages() == control::PAGES_HUGE          ? PageKind::kHuge
+                        : start_.pages() == control::PAGES_TRANSPARENT ? PageKind::kTransparent
+                                                                       : PageKind::kSmall;
+  ASSIGN_OR_RETURN(ram_, GuestRam::Create(start_.memory_bytes(), kind));
+  RETURN_IF_ERROR(OpenDisks());
+  return Build();
+}
+
+absl::Status Machine::Build() {
+  incarnation_ = std::make_shared<bool>(true);
+  // Events of VP threads become tasks of this thread, and die with their incarnation.
+  auto post = [this, alive = std::weak_ptr<bool>(incarnation_)](auto task) {
+    loop_.Post([alive, task = std::move(task)] {
+      if (!alive.expired()) task();
+    });
+  };
+  const bool kernel = start_.synic() == control::SYNIC_KERNEL;
+  PartitionOptions options;
+  options.vp_count = start_.cpus();
+  options.synic = kernel ? SynicKind::kKernel : SynicKind::kUser;
+  options.reference_tsc = start_.reference_tsc();
+  options.synthetic_timers = start_.synthetic_timers();
+  options.affinity.assign(start_.affinity().begin(), start_.affinity().end());
+  ASSIGN_OR_RETURN(
+      partition_,
+      Partition::Create(
+          Descriptor(start_.kvm_fd()), *ram_, options,
+          {.end = [this, post](EndReason reason, std::string detail) {
+             post([this, reason, detail = std::move(detail)] { OnEnd(reason, detail); });
+           },
+           .crash = [this, post](CrashReport report) {
+             post([this, report = std::move(report)] { OnCrash(report); });
+           },
+           .serial_output = [this, post] { post([this] { console_.OutputReady(); }); }}));
+  console_.Attach(&partition_->serial());
+  if (kernel) {
+    ASSIGN_OR_RETURN(synic_, MakeKernelSynic(partition_->vm(), partition_->memory(), loop_));
+  } else {
+    ASSIGN_OR_RETURN(synic_, MakeUserSynic(partition_->vm(), partition_->memory(),
+                                           partition_->clock(), start_.synthetic_timers()));
+  }
+  vmbus::ChannelStateMachine::Limits limits;
+  if (start_.vmbus_version() != 0) limits.max_version = start_.vmbus_version();
+  vmbus_ = std::make_unique<vmbus::VmbusServer>(loop_, partition_->memory(), *synic_, *synic_,
+                                                limits);
+  relay_ = std::make_unique<MessageRelay>(*vmbus_);
+  storage_->Connect(*vmbus_);
+  if (vmbus_->AddDevice(*storage_) == 0) return Internal("no channel for the SCSI controller");
+  RETURN_IF_ERROR(partition_->Connect(*synic_, *relay_));
+  RETURN_IF_ERROR(partition_->Load({.kernel_fd = Descriptor(start_.kernel_fd()),
+                                    .initrd_fd = Descriptor(start_.initrd_fd()),
+                                    .command_line = start_.command_line()}));
+  if (first_entry_us_ == 0 && start_.exec_monotonic_ns() != 0) {
+    first_entry_us_ = (NowNs() - start_.exec_monotonic_ns()) / 1000;
+  }
+  partition_->Start();
+  return absl::OkStatus();
+}
+
+void Machine::TearDown(std::function<void()> then) {
+  if (std::exchange(tearing_down_, true)) return;
+  if (partition_ != nullptr) partition_->Stop();
+  auto finish = [this, then = std::move(then)] {
+    loop_.Post([this, then] {
+      console_.Drain();
+      console_.Attach(nullptr);
+      DescribeIncarnation(retired_);
+      incarnation_.reset();
+      vmbus_.reset();
+      synic_.reset();
+      partition_.reset();
+      relay_.reset();
+      tearing_down_ = false;
+      then();
+    });
+  };
+  if (vmbus_ == nullptr) return finish();
+  vmbus_->Shutdown(std::move(finish));
+}
+
+void Machine::Stop(int status, std::string reason) {
+  if (std::exchange(ended_, true)) return;
+  TearDown([this, status, reason = std::move(reason)] {
+    int final_status = status;
+    for (const auto& disk : storage_->disks()) {
+      for (const int fd : disk->backend().files()) {
+        if (!disk->backend().properties().read_only && fdatasync(fd) != 0) disk->Poison();
+      }
+    }
+    if (storage_->any_poisoned()) final_status = control::kExitPoisonedDisk;
+    events_.ended(final_status, reason);
+  });
+}
+
+void Machine::OnEnd(EndReason reason, const std::string& detail) {
+  switch (reason) {
+    case EndReason::kPowerOff:
+      return Stop(control::kExitPowerOff, detail);
+    case EndReason::kTripleFault:
+    case EndReason::kInternalError:
+      return Stop(control::kExitMachineFault, detail);
+    case EndReason::kReset:
+      if (start_.on_reset() == control::RESET_EXIT) return Stop(control::kExitReset, detail);
+      return Restart();
+  }
+}
+
+void Machine::Restart() {
+  if (tearing_down_ || ended_) return;
+  const uint64_t now = NowNs() / 1'000'000;
+  while (!resets_.empty() && now - resets_.front() > kResetWindowMs) resets_.pop_front();
+  resets_.push_back(now);
+  ++reset_count_;
+  if (resets_.size() > kMaxResets) {
+    return Stop(control::kExitMachineFault,
+                "the guest reset " + std::to_string(resets_.size()) + " times within a minute");
+  }
+  TearDown([this] {
+    absl::Status status = ram_->Clear();
+    if (status.ok()) status = Build();
+    if (!status.ok()) {
+      Stop(control::kExitMachineFault,
+           "the machine could not be rebuilt after a reset: " + std::string(Message(status)));
+    }
+  });
+}
+
+void Machine::OnCrash(const CrashReport& report) {
+  char line[160];
+  snprintf(line, sizeof(line), "guest panic: P0=%#llx P1=%#llx P2=%#llx P3=%#llx P4=%#llx",
+           static_cast<unsigned long long>(report.parameters[0]),
+           static_cast<unsigned long long>(report.parameters[1]),
+           static_cast<unsigned long long>(report.parameters[2]),
+           static_cast<unsigned long long>(report.parameters[3]),
+           static_cast<unsigned long long>(report.parameters[4]));
+  Log(line);
+  if (!report.text.empty()) LogGuestText("guest| ", report.text);
+  Stop(control::kExitGuestPanic, "the guest panicked");
+}
+
+void Machine::OnSpace(bool full) {
+  if (partition_ == nullptr || tearing_down_) return;
+  if (full) {
+    partition_->Pause();
+    events_.notice("the host's disk is full; the partition is paused until there is room");
+  } else {
+    partition_->Resume();
+    events_.notice("there is room on the host's disk again; the partition goes on");
+  }
+}
+
+void Machine::DescribeIncarnation(StatSink& sink) const {
+  if (partition_ != nullptr) partition_->DescribeTo(sink);
+  if (synic_ != nullptr) synic_->DescribeTo(sink);
+  if (vmbus_ != nullptr) vmbus_->DescribeTo(sink);
+}
+
+void Machine::DescribeTo(StatSink& sink) const {
+  for (const auto& [name, value] : retired_.values()) sink.Add(name, value);
+  DescribeIncarnation(sink);
+  if (storage_ != nullptr) storage_->DescribeTo(sink);
+  sink.Add("machine.resets", reset_count_);
+  sink.Add("machine.first_entry_us", first_entry_us_);
+  if (ram_ != nullptr) sink.Add("memory.allocated_bytes", ram_->AllocatedBytes());
+}
+
+}  // namespace partita
