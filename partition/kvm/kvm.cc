@@ -12,23 +12,34 @@
 namespace partita {
 namespace {
 
-// A kvm struct with a trailing entry array, backed by 64-bit words.
-template <typename Header, typename Entry>
+// The kernel's structs with a trailing array are two 32-bit words followed by the entries. In C++ the
+// headers of Debian 12 (__DECLARE_FLEX_ARRAY with an empty struct, which C++ gives a byte) lay them out
+// four bytes too far and so also compute wrong ioctl numbers: docs/quirks.md, "flexible arrays". Both
+// are made here instead.
+template <typename Entry>
 class Trailing {
  public:
-  explicit Trailing(size_t count) : words_((sizeof(Header) + count * sizeof(Entry) + 7) / 8) {}
-  Header* get() { return reinterpret_cast<Header*>(words_.data()); }
+  explicit Trailing(size_t count) : words_(1 + (count * sizeof(Entry) + 7) / 8) { set_count(count); }
+  void set_count(size_t count) { words_[0] = static_cast<uint32_t>(count); }
+  [[nodiscard]] uint32_t count() const { return static_cast<uint32_t>(words_[0]); }
+  [[nodiscard]] Entry* entries() { return reinterpret_cast<Entry*>(words_.data() + 1); }
+  [[nodiscard]] void* data() { return words_.data(); }
 
  private:
   std::vector<uint64_t> words_;
 };
+constexpr unsigned long kGetSupportedCpuid = _IOWR(KVMIO, 0x05, uint64_t);
+constexpr unsigned long kGetSupportedHvCpuid = _IOWR(KVMIO, 0xC1, uint64_t);
+constexpr unsigned long kSetCpuid2 = _IOW(KVMIO, 0x90, uint64_t);
+constexpr unsigned long kGetMsrs = _IOWR(KVMIO, 0x88, uint64_t);
+constexpr unsigned long kSetMsrs = _IOW(KVMIO, 0x89, uint64_t);
+constexpr unsigned long kSetGsiRouting = _IOW(KVMIO, 0x6A, uint64_t);
 
 CpuidTable ReadCpuid(int fd, unsigned long request) {
   constexpr uint32_t kMaxEntries = 256;
-  Trailing<kvm_cpuid2, kvm_cpuid_entry2> buffer(kMaxEntries);
-  buffer.get()->nent = kMaxEntries;
-  if (ioctl(fd, request, buffer.get()) != 0) return {};
-  return {buffer.get()->entries, buffer.get()->entries + buffer.get()->nent};
+  Trailing<kvm_cpuid_entry2> buffer(kMaxEntries);
+  if (ioctl(fd, request, buffer.data()) != 0) return {};
+  return {buffer.entries(), buffer.entries() + buffer.count()};
 }
 
 }  // namespace
@@ -65,13 +76,13 @@ KvmCapabilities ProbeKvm(int kvm_fd) {
 }
 
 absl::StatusOr<CpuidTable> SupportedCpuid(int kvm_fd) {
-  CpuidTable table = ReadCpuid(kvm_fd, KVM_GET_SUPPORTED_CPUID);
+  CpuidTable table = ReadCpuid(kvm_fd, kGetSupportedCpuid);
   if (table.empty()) return SystemError("reading KVM's supported CPUID leaves");
   return table;
 }
 
 CpuidTable SupportedHypervCpuid(int kvm_fd) {
-  return ReadCpuid(kvm_fd, KVM_GET_SUPPORTED_HV_CPUID);
+  return ReadCpuid(kvm_fd, kGetSupportedHvCpuid);
 }
 
 kvm_run* KvmVcpu::run() const { return reinterpret_cast<kvm_run*>(run_.data()); }
@@ -79,10 +90,9 @@ kvm_run* KvmVcpu::run() const { return reinterpret_cast<kvm_run*>(run_.data()); 
 int KvmVcpu::Run() const { return ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno; }
 
 absl::Status KvmVcpu::SetCpuid(const CpuidTable& table) const {
-  Trailing<kvm_cpuid2, kvm_cpuid_entry2> buffer(table.size());
-  buffer.get()->nent = static_cast<uint32_t>(table.size());
-  std::memcpy(buffer.get()->entries, table.data(), table.size() * sizeof(kvm_cpuid_entry2));
-  if (ioctl(fd_.get(), KVM_SET_CPUID2, buffer.get()) != 0) return SystemError("setting CPUID");
+  Trailing<kvm_cpuid_entry2> buffer(table.size());
+  std::memcpy(buffer.entries(), table.data(), table.size() * sizeof(kvm_cpuid_entry2));
+  if (ioctl(fd_.get(), kSetCpuid2, buffer.data()) != 0) return SystemError("setting CPUID");
   return absl::OkStatus();
 }
 
@@ -104,23 +114,21 @@ absl::Status KvmVcpu::SetSregs(const kvm_sregs& sregs) const {
 }
 
 absl::Status KvmVcpu::SetMsr(uint32_t index, uint64_t value) const {
-  Trailing<kvm_msrs, kvm_msr_entry> buffer(1);
-  buffer.get()->nmsrs = 1;
-  buffer.get()->entries[0] = {.index = index, .reserved = 0, .data = value};
-  if (ioctl(fd_.get(), KVM_SET_MSRS, buffer.get()) != 1) {
+  Trailing<kvm_msr_entry> buffer(1);
+  buffer.entries()[0] = {.index = index, .reserved = 0, .data = value};
+  if (ioctl(fd_.get(), kSetMsrs, buffer.data()) != 1) {
     return SystemError("writing MSR " + std::to_string(index));
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<uint64_t> KvmVcpu::GetMsr(uint32_t index) const {
-  Trailing<kvm_msrs, kvm_msr_entry> buffer(1);
-  buffer.get()->nmsrs = 1;
-  buffer.get()->entries[0] = {.index = index, .reserved = 0, .data = 0};
-  if (ioctl(fd_.get(), KVM_GET_MSRS, buffer.get()) != 1) {
+  Trailing<kvm_msr_entry> buffer(1);
+  buffer.entries()[0] = {.index = index, .reserved = 0, .data = 0};
+  if (ioctl(fd_.get(), kGetMsrs, buffer.data()) != 1) {
     return SystemError("reading MSR " + std::to_string(index));
   }
-  return static_cast<uint64_t>(buffer.get()->entries[0].data);
+  return static_cast<uint64_t>(buffer.entries()[0].data);
 }
 
 absl::Status KvmVcpu::EnableCap(uint32_t cap, uint64_t argument, const char* what) const {
@@ -231,10 +239,9 @@ absl::Status KvmVm::BindIrqfd(uint32_t gsi, int event_fd, int resample_fd) const
 }
 
 absl::Status KvmVm::SetRouting(std::span<const kvm_irq_routing_entry> entries) const {
-  Trailing<kvm_irq_routing, kvm_irq_routing_entry> buffer(entries.size());
-  buffer.get()->nr = static_cast<uint32_t>(entries.size());
-  std::memcpy(buffer.get()->entries, entries.data(), entries.size_bytes());
-  return ioctl(fd_.get(), KVM_SET_GSI_ROUTING, buffer.get()) == 0
+  Trailing<kvm_irq_routing_entry> buffer(entries.size());
+  std::memcpy(buffer.entries(), entries.data(), entries.size_bytes());
+  return ioctl(fd_.get(), kSetGsiRouting, buffer.data()) == 0
              ? absl::OkStatus()
              : SystemError("setting interrupt routes");
 }
