@@ -104,6 +104,8 @@ Bytes BuildDsdt() {
       Device("COM1", {Name("_HID", EisaId("PNP0501")), Name("_UID", Integer(0)),
                       Name("_CRS", ResourceTemplate({IoPort(machine::kSerialPort, 8),
                                                      LevelInterrupt(machine::kSerialGsi)}))});
+  const Bytes clock = Device("RTC0", {Name("_HID", EisaId("PNP0B00")), Name("_UID", Integer(0)),
+                                      Name("_CRS", ResourceTemplate({IoPort(0x70, 2)}))});
   // Everything else that answers on a port. An I/O port descriptor spans at most 255 ports, so the
   // doorbells take several.
   Bytes ports = Concat({IoPort(machine::kSleepControlPort, 4), IoPort(machine::kHypercallPort, 4)});
@@ -116,7 +118,7 @@ Bytes BuildDsdt() {
   const Bytes body =
       Concat({Name("\\_S5", Package({Integer(machine::kSleepTypeS5), Integer(0), Integer(0),
                                      Integer(0)})),
-              Scope("\\_SB", {module, serial, board})});
+              Scope("\\_SB", {module, serial, clock, board})});
   Bytes table = Table("DSDT", 2, kHeader);
   table.insert(table.end(), body.begin(), body.end());
   Finish(table);
