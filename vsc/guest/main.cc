@@ -1,0 +1,364 @@
+// The enlightened guest's jobs, chosen by "job=" on the command line. Ring 3.
+//   verify  writes a pattern over the first mib= MiB of disk 0 from all VPs, reads it back, compares
+//   bench   runs rw= bs= depth= seconds= mode= seed= on every VP's own channel and reports
+//   memory  touches the first and last MiB of guest RAM
+//   hello   reports what it found
+#include <atomic>
+
+#include "vsc/guest/runtime.h"
+#include "vsc/storage_vsc.h"
+
+namespace partita::guest {
+namespace {
+
+using vmbus::RingStatus;
+using vmbus::client::Channel;
+using vmbus::client::Connection;
+using vmbus::client::Result;
+using vsc::Completion;
+using vsc::DiskGeometry;
+using vsc::StorageVsc;
+
+constexpr size_t kRingPages = 66;  // 128 KiB of data and a control page each way
+constexpr size_t kBuffer = 4096;   // one packet
+constexpr uint32_t kMaxDepth = 256;
+
+// Log-linear histogram of TSC ticks: 16 steps per power of two.
+class TickHistogram {
+ public:
+  void Record(uint64_t value) { ++buckets_[Index(value)], ++count_; }
+  void Add(const TickHistogram& other) {
+    for (size_t i = 0; i < kBuckets; ++i) buckets_[i] += other.buckets_[i];
+    count_ += other.count_;
+  }
+  [[nodiscard]] uint64_t PerMille(uint64_t q) const {  // q of 1000
+    uint64_t seen = 0;
+    for (size_t i = 0; i < kBuckets; ++i) {
+      seen += buckets_[i];
+      if (seen * 1000 >= count_ * q && seen > 0) {
+        const size_t group = i >> 4;
+        return group == 0 ? i : ((16 + (i & 15) + 1) << (group - 1)) - 1;
+      }
+    }
+    return 0;
+  }
+
+ private:
+  static size_t Index(uint64_t value) {
+    if (value < 16) return value;
+    const auto width = static_cast<unsigned>(64 - __builtin_clzll(value));
+    return (size_t{width - 4} << 4) + ((value >> (width - 5)) & 15);
+  }
+  static constexpr size_t kBuckets = 61 * 16;
+  uint64_t buckets_[kBuckets] = {};
+  uint64_t count_ = 0;
+};
+
+// Everything one VP works with.
+struct Queue {
+  uint32_t vp = 0;
+  GuestTransport* transport = nullptr;
+  Channel channel;
+  std::byte* data = nullptr;
+  TickHistogram latency;
+  uint64_t ios = 0, errors = 0, waits = 0, batches = 0;
+  uint64_t start = 0, end = 0;
+  std::atomic<uint32_t> done = 0;
+};
+
+struct Job {
+  enum class Kind : uint8_t { kVerify, kBench } kind = Kind::kVerify;
+  bool write = false, random = false, poll = false;
+  uint32_t block_size = 4096, depth = 32, vps = 1;
+  uint64_t seconds = 1, seed = 1, bytes = 0;
+};
+
+Job job;
+DiskGeometry geometry;
+StorageVsc* storage = nullptr;
+Queue* queues[kMaxVps];
+uint64_t tsc_hz = 0;
+
+// Placement storage: there is no heap with destructors here.
+template <typename T, typename... Args>
+T* Make(Args&&... args) {
+  return new (Allocate(sizeof(T))) T(static_cast<Args&&>(args)...);
+}
+
+// Offsets of the benchmark; the host's loop uses the same generator (xorshift64).
+struct Offsets {
+  uint64_t state, blocks, next = 0;
+  bool random;
+  uint64_t Next() {
+    if (!random) return next++ % blocks;
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state % blocks;
+  }
+};
+
+Result OpenQueue(Connection& connection, Queue& queue, uint16_t subchannel) {
+  const vmbus::Offer* offer = connection.Await(vmbus::kScsiClass, subchannel);
+  if (offer == nullptr) return Result::kTimedOut;
+  std::byte* ring = Allocate(kRingPages * 4096);
+  auto** list = reinterpret_cast<std::byte**>(Allocate(kRingPages * sizeof(std::byte*)));
+  return queue.channel.Open(connection, *queues[0]->transport, *offer, ring, kRingPages, list,
+                            {Allocate(kBuffer), kBuffer}, queue.vp);
+}
+
+// Waits for the channel's next completion; in interrupt mode the VP halts.
+void Idle(Queue& queue) {
+  if (job.poll) {
+    asm volatile("pause");
+    return;
+  }
+  if (queue.channel.reader().UnmaskAndCheck()) return;
+  // An event that came before the unmasking is answered by looking again, not by sleeping.
+  while (!queue.transport->TakeEvent(queue.channel.relid())) {
+    const uint64_t seen = Interrupts(queue.vp);
+    if (queue.transport->TakeEvent(queue.channel.relid())) break;
+    ++queue.waits;
+    WaitForInterrupt(seen);
+  }
+  queue.channel.reader().MaskInterrupts();
+}
+
+void Bench(Queue& queue) {
+  const uint64_t blocks_per_io = job.block_size / geometry.block_size;
+  const uint64_t slots = geometry.blocks / blocks_per_io;
+  Offsets offsets{job.seed + queue.vp * 0x9E3779B97F4A7C15ull, slots, 0, job.random};
+  uint64_t started[kMaxDepth];
+  queue.channel.reader().MaskInterrupts();
+  auto submit = [&](uint32_t slot, uint64_t now) {
+    started[slot] = now;
+    if (!storage->SubmitReadWrite(queue.channel, 0, job.write, offsets.Next() * blocks_per_io,
+                                  static_cast<uint32_t>(blocks_per_io),
+                                  queue.data + size_t{slot} * job.block_size, job.block_size,
+                                  slot + 1)) {
+      Fail("the ring is full");
+    }
+  };
+  queue.start = Tsc();
+  const uint64_t deadline = queue.start + job.seconds * tsc_hz;
+  for (uint32_t i = 0; i < job.depth; ++i) submit(i, queue.start);
+  queue.channel.Commit();
+  uint32_t in_flight = job.depth;
+  while (in_flight > 0) {
+    Completion completion;
+    const RingStatus status = storage->Poll(queue.channel, &completion);
+    if (status == RingStatus::kEmpty) {
+      queue.channel.Commit();
+      Idle(queue);
+      continue;
+    }
+    if (status != RingStatus::kOk || completion.tag == 0 || completion.tag > job.depth) {
+      Fail("the incoming ring is broken");
+    }
+    const auto slot = static_cast<uint32_t>(completion.tag - 1);
+    const uint64_t now = Tsc();
+    queue.latency.Record(now - started[slot]);
+    ++queue.ios;
+    if (!completion.ok || completion.transferred != job.block_size) ++queue.errors;
+    if (now < deadline) {
+      submit(slot, now);
+    } else {
+      --in_flight;
+    }
+  }
+  queue.channel.Commit();
+  queue.end = Tsc();
+}
+
+uint64_t Pattern(uint64_t word, uint64_t seed) {
+  return (word + seed) * 0x9E3779B97F4A7C15ull ^ (word >> 7);
+}
+
+// Each VP writes and reads its own stripe of the area, 64 KiB at a time, several at once.
+void Verify(Queue& queue) {
+  constexpr uint32_t kChunk = 64 << 10, kDepth = 8;
+  const uint64_t chunks = job.bytes / kChunk;
+  const uint64_t first = chunks * queue.vp / job.vps, last = chunks * (queue.vp + 1) / job.vps;
+  const uint32_t blocks = kChunk / geometry.block_size;
+  queue.channel.reader().MaskInterrupts();
+  queue.start = Tsc();
+  for (const bool write : {true, false}) {
+    uint64_t next = first;
+    uint64_t chunk_of[kDepth];
+    uint32_t in_flight = 0;
+    auto submit = [&](uint32_t slot) {
+      std::byte* data = queue.data + size_t{slot} * kChunk;
+      auto* words = reinterpret_cast<uint64_t*>(data);
+      chunk_of[slot] = next;
+      if (write) {
+        for (uint64_t i = 0; i < kChunk / 8; ++i) words[i] = Pattern(next * (kChunk / 8) + i, job.seed);
+      } else {
+        memset(data, 0xEE, kChunk);
+      }
+      if (!storage->SubmitReadWrite(queue.channel, 0, write, next * blocks, blocks, data, kChunk,
+                                    slot + 1)) {
+        Fail("the ring is full");
+      }
+      ++next, ++in_flight;
+    };
+    for (uint32_t i = 0; i < kDepth && next < last; ++i) submit(i);
+    queue.channel.Commit();
+    while (in_flight > 0) {
+      Completion completion;
+      const RingStatus status = storage->Poll(queue.channel, &completion);
+      if (status == RingStatus::kEmpty) {
+        queue.channel.Commit();
+        Idle(queue);
+        continue;
+      }
+      if (status != RingStatus::kOk || completion.tag == 0 || completion.tag > kDepth) {
+        Fail("the incoming ring is broken");
+      }
+      --in_flight, ++queue.ios;
+      const auto slot = static_cast<uint32_t>(completion.tag - 1);
+      if (!completion.ok || completion.transferred != kChunk) ++queue.errors;
+      if (!write) {
+        const auto* words = reinterpret_cast<const uint64_t*>(queue.data + size_t{slot} * kChunk);
+        for (uint64_t i = 0; i < kChunk / 8; ++i) {
+          if (words[i] != Pattern(chunk_of[slot] * (kChunk / 8) + i, job.seed)) {
+            ++queue.errors;
+            break;
+          }
+        }
+      }
+      if (next < last) submit(slot);
+    }
+    queue.channel.Commit();
+  }
+  queue.end = Tsc();
+}
+
+void RunQueue(uint64_t index) {
+  Queue& queue = *queues[index];
+  if (job.kind == Job::Kind::kBench) {
+    Bench(queue);
+  } else {
+    Verify(queue);
+  }
+  queue.done.store(1);
+  if (index == 0) return;
+  // Its work is done; the VP sleeps for good.
+  while (true) WaitForInterrupt(Interrupts(static_cast<uint32_t>(index)));
+}
+
+void Report() {
+  TickHistogram* latency = Make<TickHistogram>();
+  uint64_t ios = 0, errors = 0, waits = 0, doorbells = 0, interrupts = 0, longest = 0;
+  for (uint32_t i = 0; i < job.vps; ++i) {
+    Queue& queue = *queues[i];
+    latency->Add(queue.latency);
+    ios += queue.ios, errors += queue.errors, waits += queue.waits;
+    doorbells += queue.channel.doorbells();
+    interrupts += Interrupts(i);
+    const uint64_t ticks = queue.end - queue.start;
+    if (ticks > longest) longest = ticks;
+  }
+  auto nanoseconds = [](uint64_t ticks) { return ticks * 1000 / (tsc_hz / 1000000); };
+  JsonLine("result")
+      .Number("ios", ios)
+      .Number("errors", errors)
+      .Number("ns", nanoseconds(longest))
+      .Number("doorbells", doorbells)
+      .Number("interrupts", interrupts)
+      .Number("waits", waits)
+      .Number("p50_ns", nanoseconds(latency->PerMille(500)))
+      .Number("p99_ns", nanoseconds(latency->PerMille(990)))
+      .Number("p999_ns", nanoseconds(latency->PerMille(999)));
+}
+
+void ParseJob() {
+  job.kind = Argument("job") == "bench" ? Job::Kind::kBench : Job::Kind::kVerify;
+  const std::string_view rw = Argument("rw");
+  job.write = rw == "randwrite" || rw == "write";
+  job.random = rw.empty() || rw == "randread" || rw == "randwrite";
+  job.poll = Argument("mode") == "poll";
+  job.block_size = static_cast<uint32_t>(NumberArgument("bs", 4096));
+  job.depth = static_cast<uint32_t>(NumberArgument("depth", 32));
+  job.seconds = NumberArgument("seconds", 1);
+  job.seed = NumberArgument("seed", 1);
+  job.bytes = NumberArgument("mib", 64) << 20;
+  job.vps = static_cast<uint32_t>(NumberArgument("vps", 1));
+  if (job.depth == 0 || job.depth > kMaxDepth || job.vps == 0 || job.vps > kMaxVps) {
+    Fail("depth or vps out of range");
+  }
+}
+
+void TouchMemory() {
+  const uint64_t end =
+      system_info.high_memory_end != 0 ? system_info.high_memory_end : system_info.memory_end;
+  constexpr uint64_t kMib = 1 << 20;
+  for (uint64_t at = end - kMib; at < end; at += 4096) {
+    auto* word = reinterpret_cast<volatile uint64_t*>(at);
+    *word = at;
+    if (*word != at) Fail("memory does not hold what was written");
+  }
+  JsonLine("memory").Number("end", end);
+}
+
+void RunStorage() {
+  ParseJob();
+  Connection* connection = nullptr;
+  for (uint32_t i = 0; i < job.vps; ++i) {
+    queues[i] = Make<Queue>();
+    queues[i]->vp = i;
+    queues[i]->transport = Make<GuestTransport>(i);
+  }
+  GuestTransport& transport = *queues[0]->transport;
+  connection = Make<Connection>(transport);
+  if (connection->Connect(vmbus::kVersion5_3, 0) != Result::kOk) Fail("no VMBus connection");
+  if (connection->RequestOffers() != Result::kOk) Fail("no offers");
+  JsonLine("vmbus").Number("version", connection->version()).Number("offers",
+                                                                    connection->offers().size());
+  if (OpenQueue(*connection, *queues[0], 0) != Result::kOk) Fail("the primary does not open");
+  storage = Make<StorageVsc>(*connection, transport, queues[0]->channel);
+  if (storage->Initialize() != Result::kOk) Fail("the controller does not initialise");
+  if (!storage->ReadCapacity(0, Allocate(4096), &geometry)) Fail("there is no disk 0");
+  JsonLine("disk").Number("blocks", geometry.blocks).Number("block_size", geometry.block_size);
+  if (job.block_size % geometry.block_size != 0 || job.bytes > geometry.blocks * geometry.block_size ||
+      geometry.blocks * geometry.block_size < job.block_size) {
+    Fail("the disk is too small for this job");
+  }
+  if (job.vps > 1) {
+    if (storage->max_subchannels() + 1u < job.vps) Fail("too few channels");
+    if (storage->RequestSubChannels(static_cast<uint16_t>(job.vps - 1)) != Result::kOk) {
+      Fail("no sub-channels");
+    }
+  }
+  const size_t data = job.kind == Job::Kind::kBench ? size_t{job.depth} * job.block_size : 1 << 20;
+  for (uint32_t i = 0; i < job.vps; ++i) {
+    queues[i]->data = Allocate(data);
+    if (i > 0 && OpenQueue(*connection, *queues[i], static_cast<uint16_t>(i)) != Result::kOk) {
+      Fail("a sub-channel does not open");
+    }
+  }
+  for (uint32_t i = 1; i < job.vps; ++i) {
+    Call(kSysStartVp, i, reinterpret_cast<uintptr_t>(&RunQueue), i);
+  }
+  RunQueue(0);
+  for (uint32_t i = 1; i < job.vps; ++i) {
+    while (queues[i]->done.load() == 0) asm volatile("pause");
+  }
+  Report();
+}
+
+}  // namespace
+
+void UserMain(uint64_t) {
+  tsc_hz = TscHz();
+  const std::string_view kind = Argument("job");
+  JsonLine("hello").Text("job", kind).Number("tsc_hz", tsc_hz);
+  if (kind == "memory") {
+    TouchMemory();
+  } else if (kind != "hello") {
+    RunStorage();
+  }
+  JsonLine("bye").Number("interrupts", Interrupts(0));
+  PowerOff();
+}
+
+}  // namespace partita::guest
