@@ -153,6 +153,16 @@ void VirtualProcessor::DispatchMsr(bool write) {
   run->msr.error = ok ? 0 : 1;
 }
 
+std::string VirtualProcessor::Where() const {
+  kvm_regs regs{};
+  kvm_sregs sregs{};
+  if (!vcpu_->GetRegs(&regs).ok() || !vcpu_->GetSregs(&sregs).ok()) return {};
+  char text[160];
+  snprintf(text, sizeof(text), " on VP %u at RIP 0x%llx (CS 0x%x, CR0 0x%llx, CR2 0x%llx, RSP 0x%llx)",
+           index(), regs.rip, sregs.cs.selector, sregs.cr0, sregs.cr2, regs.rsp);
+  return text;
+}
+
 void VirtualProcessor::Dispatch() {
   kvm_run* run = vcpu_->run();
   const uint32_t reason = run->exit_reason;
@@ -175,7 +185,7 @@ void VirtualProcessor::Dispatch() {
     case KVM_EXIT_IRQ_WINDOW_OPEN:
       return;
     case KVM_EXIT_SHUTDOWN:
-      handler_.OnEnd(*this, VpEnd::kTripleFault, "triple fault");
+      handler_.OnEnd(*this, VpEnd::kTripleFault, "triple fault" + Where());
       return Park();
     case KVM_EXIT_SYSTEM_EVENT:
       if (run->system_event.type == KVM_SYSTEM_EVENT_RESET) {
@@ -194,12 +204,7 @@ void VirtualProcessor::Dispatch() {
       return Park();
     case KVM_EXIT_INTERNAL_ERROR: {
       std::string text = "KVM internal error " + std::to_string(run->internal.suberror);
-      kvm_regs regs{};
-      if (vcpu_->GetRegs(&regs).ok()) {
-        char where[32];
-        snprintf(where, sizeof(where), " at RIP 0x%llx", regs.rip);
-        text += where;
-      }
+      text += Where();
       if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
         text += " (an instruction this KVM cannot emulate)";
       }

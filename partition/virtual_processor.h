@@ -58,6 +58,8 @@ class VirtualProcessor {
   // Waits while paused; false when stopping.
   bool MayRun();
   void Dispatch();
+  // " on VP n at RIP ..." for messages about a VP that cannot go on.
+  [[nodiscard]] std::string Where() const;
   void DispatchIo();
   void DispatchMsr(bool write);
 

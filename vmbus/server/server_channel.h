@@ -53,6 +53,7 @@ class ServerChannel {
                                 std::span<const std::byte> headers = {});
   // Publishes what was read and written; interrupts the guest at most once.
   void Commit();
+  void CountDoorbells(uint64_t count) { counters_.doorbells.Add(count); }
   void MaskDoorbell() { reader_.MaskInterrupts(); }
   [[nodiscard]] bool UnmaskDoorbell() { return reader_.UnmaskAndCheck(); }
   [[nodiscard]] bool RequestRoom(uint32_t bytes) { return writer_.RequestRoom(bytes); }

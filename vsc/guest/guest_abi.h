@@ -10,6 +10,7 @@ namespace partita::guest {
 
 inline constexpr uint32_t kMaxVps = 64;
 inline constexpr size_t kKernelStack = 16384;
+inline constexpr size_t kUserStack = 64 << 10;
 inline constexpr uint8_t kSintVector = 0x60;
 
 enum Syscall : uint64_t {
@@ -42,7 +43,10 @@ struct SystemInfo {
 
 inline uint64_t Call(Syscall number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) {
   uint64_t result = number;
-  asm volatile("int $0x80" : "+a"(result) : "D"(a), "S"(b), "d"(c) : "memory", "cc");
+  asm volatile("ud2"
+               : "+a"(result)
+               : "D"(a), "S"(b), "d"(c)
+               : "r8", "r9", "r10", "r11", "memory", "cc");
   return result;
 }
 

@@ -14,7 +14,6 @@ constexpr uint32_t kMsrX2ApicSpurious = 0x80F;
 constexpr uint32_t kMsrX2ApicIcr = 0x830;
 constexpr uint64_t kGuestOsId = 0x8100ull << 48;  // "open source", as the TLFS asks of such systems
 constexpr uintptr_t kTrampoline = 0x8000;
-constexpr size_t kUserStack = 64 << 10;
 constexpr size_t kIoBitmap = 0x2800 / 8 + 1;  // serial port, power, hypercall and doorbell ports
 
 struct [[gnu::packed]] Tss {
@@ -78,7 +77,6 @@ extern std::byte image_end[];
 extern uint64_t starting_stack;
 extern const uint64_t fault_table[12];
 void sint_stub();
-void syscall_stub();
 void halt_once();
 [[noreturn]] void enter_user(void (*function)(uint64_t), uint64_t argument, std::byte* stack);
 [[noreturn]] void kernel_fault(uint64_t vector, const uint64_t* frame);
@@ -101,11 +99,11 @@ PerVp& ThisVp() {
   return *reinterpret_cast<PerVp*>(rsp & ~(kKernelStack - 1));
 }
 
-void SetGate(unsigned vector, uintptr_t target, bool user) {
+void SetGate(unsigned vector, uintptr_t target) {
   idt[vector] = {.offset_low = static_cast<uint16_t>(target),
                  .selector = 0x08,
                  .ist = 0,
-                 .type = static_cast<uint8_t>(user ? 0xEE : 0x8E),
+                 .type = 0x8E,
                  .offset_mid = static_cast<uint16_t>(target >> 16),
                  .offset_high = static_cast<uint32_t>(target >> 32),
                  .reserved = 0};
@@ -113,10 +111,9 @@ void SetGate(unsigned vector, uintptr_t target, bool user) {
 
 void BuildIdt() {
   for (unsigned i = 0; i < 12; i += 2) {
-    SetGate(static_cast<unsigned>(fault_table[i]), fault_table[i + 1], false);
+    SetGate(static_cast<unsigned>(fault_table[i]), fault_table[i + 1]);
   }
-  SetGate(kSintVector, reinterpret_cast<uintptr_t>(&sint_stub), false);
-  SetGate(0x80, reinterpret_cast<uintptr_t>(&syscall_stub), true);
+  SetGate(kSintVector, reinterpret_cast<uintptr_t>(&sint_stub));
 }
 
 // Descriptors, local APIC and SynIC of the VP that runs this.
@@ -126,8 +123,8 @@ void SetUpVp(uint64_t vp) {
   constexpr uint64_t kLimit = sizeof(Tss) - 1;
   t.gdt[1] = 0x00AF9B000000FFFF;  // 0x08: ring 0 code
   t.gdt[2] = 0x00CF93000000FFFF;  // 0x10: ring 0 data
-  t.gdt[3] = 0x00AFFB000000FFFF;  // 0x18: ring 3 code
-  t.gdt[4] = 0x00CFF3000000FFFF;  // 0x20: ring 3 data
+  t.gdt[3] = 0x00CFF3000000FFFF;  // 0x18: ring 3 data
+  t.gdt[4] = 0x00AFFB000000FFFF;  // 0x20: ring 3 code
   t.gdt[6] = kLimit | ((tss & 0xFFFFFF) << 16) | (0x89ull << 40) | ((tss >> 24 & 0xFF) << 56);
   t.gdt[7] = tss >> 32;
   t.tss.rsp0 = reinterpret_cast<uintptr_t>(kernel_stacks + (vp + 1) * kKernelStack);

@@ -272,6 +272,13 @@ absl::StatusOr<std::unique_ptr<RawFile>> RawFile::Create(UniqueFd fd, const Opti
   return std::unique_ptr<RawFile>(new RawFile(std::move(fd), properties, options.direct));
 }
 
+RawFile::~RawFile() {
+  struct flock lock {};
+  lock.l_type = F_UNLCK;
+  lock.l_whence = SEEK_SET;
+  fcntl(fd_.get(), F_OFD_SETLK, &lock);
+}
+
 std::vector<uint8_t> RawFile::opcodes() const {
   return {IORING_OP_READ,  IORING_OP_READV, IORING_OP_WRITE,
           IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE};

@@ -84,6 +84,7 @@ void StorageChannel::DoorbellOp::OnComplete(int32_t, uint32_t) {
     channel.stopping_ = true;
   } else {
     channel.doorbell_armed_ = false;
+    channel.channel_->CountDoorbells(std::exchange(value, 0));
   }
 }
 
