@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tools/control/channel.h"
+#include "tools/partita/bench_command.h"
 #include "tools/partita/host_command.h"
 #include "tools/partita/run_command.h"
 
@@ -106,11 +107,45 @@ void AddRun(CLI::App& root, RunOptions& o) {
       "128+n stopped by signal n.");
 }
 
+CLI::App* AddBench(CLI::App& root, BenchOptions& o) {
+  CLI::App* bench = root.add_subcommand("bench", "Measure I/O inside a partition against the host");
+  bench->require_subcommand(1);
+  CLI::App* storage = bench->add_subcommand(
+      "storage", "Boot the enlightened guest, run the load in it, then the same load from the host");
+  storage->add_option("--disk", o.disk, "Disk, as for `run`; writing loads destroy what is on it")
+      ->required();
+  storage->add_option("--rw", o.rw, "Load")
+      ->check(CLI::IsMember({"randread", "randwrite", "read", "write"}))
+      ->capture_default_str();
+  storage->add_option("--block-size", o.block_size, "Bytes per I/O, 512 to 256k")
+      ->capture_default_str();
+  storage->add_option("--queue-depth", o.queue_depth, "I/Os in flight per VP")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  storage->add_option("--seconds", o.seconds, "Length of each of the two runs")
+      ->check(CLI::Range(1, 3600))
+      ->capture_default_str();
+  storage->add_option("--cpus", o.cpus, "Virtual processors, each with a channel of its own")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  storage->add_option("--mode", o.mode, "How the guest waits")
+      ->check(CLI::IsMember({"interrupt", "poll"}))
+      ->capture_default_str();
+  storage->add_option("--synic", o.synic, "SynIC backend")
+      ->check(CLI::IsMember({"auto", "kernel", "user"}))
+      ->capture_default_str();
+  storage->add_option("--seed", o.seed, "Seed of the offsets")->capture_default_str();
+  storage->add_flag("--json", o.json, "Machine-readable");
+  return storage;
+}
+
 int Main(int argc, char** argv) {
   CLI::App root("Partita runs unmodified Hyper-V guests on Linux KVM.", "partita");
   root.require_subcommand(1);
   RunOptions run;
   AddRun(root, run);
+  BenchOptions bench;
+  const CLI::App* bench_storage = AddBench(root, bench);
   CLI::App* host = root.add_subcommand("host", "Show what this host's KVM and kernel offer");
   bool json = false;
   host->add_flag("--json", json, "Machine-readable");
@@ -121,7 +156,9 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return UsageError(root, error, argc, argv);
   }
-  return host->parsed() ? ShowHost(json) : RunPartition(run);
+  if (host->parsed()) return ShowHost(json);
+  if (bench_storage->parsed()) return BenchStorage(bench);
+  return RunPartition(run);
 }
 
 }  // namespace

@@ -62,6 +62,10 @@ class RingReader {
   [[nodiscard]] bool Commit();
   // While draining the writer need not signal.
   void MaskInterrupts() { Shared(memory_.control->interrupt_mask).store(1); }
+  // Whether something unread is there.
+  [[nodiscard]] bool Available() {
+    return Shared(memory_.control->write_index).load() != read_;
+  }
   // Before sleeping. True: something arrived meanwhile (and the mask is set again).
   [[nodiscard]] bool UnmaskAndCheck();
   // Offset of the next unread byte (tests, and state that is saved).
