@@ -22,7 +22,9 @@ using vsc::StorageVsc;
 constexpr size_t kRingPages = 66;  // 128 KiB of data and a control page each way
 constexpr size_t kBuffer = 4096;   // one packet
 constexpr uint32_t kMaxDepth = 256;
+constexpr uint64_t kPublish = 8;  // requests per publication, so that the parent can begin early
 constexpr uint64_t kSpinMicroseconds = 50;
+constexpr uint64_t kShortSleepMicroseconds = 200;
 
 // Log-linear histogram of TSC ticks: 16 steps per power of two.
 class TickHistogram {
@@ -63,7 +65,7 @@ struct Queue {
   std::byte* data = nullptr;
   TickHistogram latency;
   uint64_t ios = 0, errors = 0, waits = 0, batches = 0;
-  uint64_t spin_ticks = 1;
+  uint64_t spin_ticks = 0;
   uint64_t start = 0, end = 0;
   std::atomic<uint32_t> done = 0;
 };
@@ -111,21 +113,19 @@ Result OpenQueue(Connection& connection, Queue& queue, uint16_t subchannel) {
 
 // Waits for the channel's next completion. In interrupt mode the VP looks at the ring a little longer
 // with the interrupt masked, because going to sleep and being woken costs more than most completions
-// take to come, and then halts. The budget halves on a miss and grows back on a hit.
+// take to come, and then halts. The budget grows while sleeps turn out short, and shrinks while they are
+// long: an idle VP hardly spins.
 void Idle(Queue& queue) {
   if (job.poll) {
     asm volatile("pause");
     return;
   }
-  const uint64_t longest = tsc_hz / 1000000 * kSpinMicroseconds;
-  for (const uint64_t start = Tsc(); Tsc() - start < queue.spin_ticks;) {
-    if (queue.channel.reader().Available()) {
-      queue.spin_ticks = queue.spin_ticks * 2 < longest ? queue.spin_ticks * 2 : longest;
-      return;
-    }
+  const uint64_t microsecond = tsc_hz / 1000000;
+  const uint64_t start = Tsc();
+  while (Tsc() - start < queue.spin_ticks) {
+    if (queue.channel.reader().Available()) return;
     asm volatile("pause");
   }
-  queue.spin_ticks = queue.spin_ticks / 2 > longest / 16 ? queue.spin_ticks / 2 : longest / 16;
   if (queue.channel.reader().UnmaskAndCheck()) return;
   // An event that came before the unmasking is answered by looking again, not by sleeping.
   while (!queue.transport->TakeEvent(queue.channel.relid())) {
@@ -135,6 +135,10 @@ void Idle(Queue& queue) {
     WaitForInterrupt(seen);
   }
   queue.channel.reader().MaskInterrupts();
+  const bool was_short = Tsc() - start < kShortSleepMicroseconds * microsecond;
+  const uint64_t longest = kSpinMicroseconds * microsecond;
+  const uint64_t grown = queue.spin_ticks * 2 + microsecond;
+  queue.spin_ticks = !was_short ? queue.spin_ticks / 2 : grown < longest ? grown : longest;
 }
 
 void Bench(Queue& queue) {
@@ -175,6 +179,7 @@ void Bench(Queue& queue) {
     if (!completion.ok || completion.transferred != job.block_size) ++queue.errors;
     if (now < deadline) {
       submit(slot, now);
+      if (queue.ios % kPublish == 0) queue.channel.Commit();
     } else {
       --in_flight;
     }

@@ -145,7 +145,9 @@ void StorageChannel::Check(int result) {
 }
 
 bool StorageChannel::DrainRing() {
-  constexpr int kBatch = 128;  // then answers go out, so that a full ring cannot starve them
+  // Few at a time: what the page cache answers at once is published while the guest still works on
+  // the batch before, so that both sides run at the same time instead of in turns.
+  constexpr int kBatch = 8;
   vmbus::Packet packet;
   for (int i = 0; i < kBatch; ++i) {
     if (free_.empty() && requests_.size() >= kRequestsPerChannel) return false;
