@@ -21,6 +21,11 @@
 
 #include "vmbus/protocol/vmbus_protocol.h"
 
+// The interleaving test switches threads before each access to a shared field.
+#ifndef PARTITA_RING_YIELD
+#define PARTITA_RING_YIELD() static_cast<void>(0)
+#endif
+
 namespace partita::vmbus {
 
 // How a ring is reached: its control page and either one mapping in which the data area lies twice in
@@ -73,6 +78,7 @@ class RingReader {
 
  private:
   static std::atomic_ref<uint32_t> Shared(uint32_t& field) {
+    PARTITA_RING_YIELD();
     return std::atomic_ref<uint32_t>(field);
   }
   RingMemory memory_;
@@ -104,6 +110,7 @@ class RingWriter {
 
  private:
   static std::atomic_ref<uint32_t> Shared(uint32_t& field) {
+    PARTITA_RING_YIELD();
     return std::atomic_ref<uint32_t>(field);
   }
   [[nodiscard]] uint32_t Free() const {
