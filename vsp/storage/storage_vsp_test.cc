@@ -1,0 +1,402 @@
+// The whole storage path without a hypervisor: the vsc driver at one end, VMBus between, the SCSI
+// controller and a real file at the other.
+#include "vsp/storage/storage_vsp.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <array>
+#include <cstring>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "tests/fakes/hosted_partition.h"
+#include "vsc/storage_vsc.h"
+#include "vsp/storage/fault_backend.h"
+#include "vsp/storage/raw_file.h"
+
+namespace partita::storage {
+namespace {
+
+using vmbus::RingStatus;
+using vmbus::client::Result;
+using vsc::Completion;
+
+constexpr size_t kRingPages = 66;
+constexpr uint64_t kDiskSize = 16 << 20;
+
+class StorageTest : public testing::Test {
+ protected:
+  void SetUp() override { Build(1); }
+  void Build(uint32_t disks, uint32_t subchannels = 2) {
+    storage = std::make_unique<StorageVsp>(
+        StorageVsp::Options{.instance = {{9}}, .subchannels = subchannels},
+        StorageVsp::Events{.space = [this](bool full) { (full ? full_events : room_events)++; },
+                           .poisoned = [this](uint32_t) { ++poisoned_events; }});
+    for (uint32_t i = 0; i < disks; ++i) {
+      UniqueFd fd(memfd_create("disk", MFD_CLOEXEC));
+      ASSERT_EQ(ftruncate(fd.get(), kDiskSize), 0);
+      files.emplace_back(dup(fd.get()));
+      auto raw = RawFile::Create(std::move(fd), {});
+      ASSERT_TRUE(raw.ok()) << raw.status();
+      storage->AddDisk(std::make_unique<ScsiDisk>(
+          std::make_unique<FaultBackend>(*std::move(raw), plan), ScsiDisk::Identity{.serial = "1"}));
+    }
+    storage->Connect(partition.server());
+    partition.OnControl([&] { ASSERT_NE(partition.server().AddDevice(*storage), 0u); });
+    ASSERT_EQ(connection.Connect(vmbus::kVersion5_3, 0), Result::kOk);
+    ASSERT_EQ(connection.RequestOffers(), Result::kOk);
+    OpenChannel(primary, 0);
+    driver = std::make_unique<vsc::StorageVsc>(connection, transport, primary);
+  }
+  void TearDown() override {
+    partition.Shutdown();
+    storage.reset();
+  }
+  void OpenChannel(vmbus::client::Channel& channel, uint16_t index) {
+    const vmbus::Offer* offer = connection.Await(vmbus::kScsiClass, index);
+    ASSERT_NE(offer, nullptr);
+    std::byte* ring = partition.Allocate(kRingPages * 4096);
+    if (index == 0) primary_ring = ring;
+    auto** list = reinterpret_cast<std::byte**>(partition.Allocate(4096));
+    ASSERT_EQ(channel.Open(connection, transport, *offer, ring, kRingPages, list,
+                           {partition.Allocate(4096), 4096}, 0),
+              Result::kOk);
+  }
+  // Polls until `count` completions came; fails the test on a time-out.
+  std::vector<Completion> Collect(vmbus::client::Channel& channel, size_t count) {
+    std::vector<Completion> all;
+    while (all.size() < count) {
+      Completion completion;
+      const RingStatus status = driver->Poll(channel, &completion);
+      if (status == RingStatus::kOk) {
+        all.push_back(completion);
+        channel.Commit();
+      } else if (status != RingStatus::kEmpty || !transport.Wait()) {
+        ADD_FAILURE() << "only " << all.size() << " of " << count << " completions";
+        break;
+      }
+    }
+    return all;
+  }
+  Completion Command(std::initializer_list<int> cdb, std::byte* data = nullptr, uint32_t length = 0,
+                     bool in = true) {
+    std::array<uint8_t, 16> bytes{};
+    size_t at = 0;
+    for (const int b : cdb) bytes[at++] = static_cast<uint8_t>(b);
+    Completion completion;
+    EXPECT_TRUE(driver->Execute(0, bytes, {data, length}, in, &completion));
+    return completion;
+  }
+  std::map<std::string, uint64_t> Stats() {
+    StatSink sink;
+    storage->DescribeTo(sink);
+    auto all = sink.values();
+    for (const auto& [name, value] : partition.Stats()) all[name] = value;
+    return all;
+  }
+
+  std::shared_ptr<FaultPlan> plan = std::make_shared<FaultPlan>();
+  testing_support::HostedPartition partition;
+  std::atomic<int> full_events = 0, room_events = 0, poisoned_events = 0;
+  std::vector<UniqueFd> files;
+  std::unique_ptr<StorageVsp> storage;
+  testing_support::HostedPartition::GuestTransport transport{partition};
+  vmbus::client::Connection connection{transport};
+  vmbus::client::Channel primary;
+  std::byte* primary_ring = nullptr;
+  std::unique_ptr<vsc::StorageVsc> driver;
+};
+
+TEST_F(StorageTest, BytesGoThroughAndBack) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  EXPECT_EQ(driver->max_subchannels(), 2);
+  vsc::DiskGeometry geometry;
+  ASSERT_TRUE(driver->ReadCapacity(0, partition.Allocate(4096), &geometry));
+  EXPECT_EQ(geometry.blocks * geometry.block_size, kDiskSize);
+  // Offsets and lengths that cross pages, batched; then read back into other memory.
+  constexpr uint32_t kSizes[] = {512, 4096, 65536, 262144, 1024, 8192};
+  std::vector<std::byte*> written, read;
+  uint64_t lba = 3;
+  for (const bool write : {true, false}) {
+    lba = 3;
+    uint64_t tag = 1;
+    for (const uint32_t size : kSizes) {
+      std::byte* buffer = partition.Allocate(size + 4096) + 512;  // not at a page's start
+      if (write) {
+        for (uint32_t i = 0; i < size; ++i) buffer[i] = static_cast<std::byte>(i * 31 + size + lba);
+      }
+      (write ? written : read).push_back(buffer);
+      ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, write, lba, size / 512, buffer, size, tag++));
+      lba += size / 512;
+    }
+    primary.Commit();
+    for (const Completion& c : Collect(primary, std::size(kSizes))) EXPECT_TRUE(c.ok) << c.tag;
+  }
+  uint64_t offset = 3 * 512;
+  for (size_t i = 0; i < std::size(kSizes); ++i) {
+    EXPECT_EQ(std::memcmp(written[i], read[i], kSizes[i]), 0) << kSizes[i];
+    std::vector<std::byte> on_disk(kSizes[i]);
+    ASSERT_EQ(pread(files[0].get(), on_disk.data(), kSizes[i], static_cast<off_t>(offset)),
+              static_cast<ssize_t>(kSizes[i]));
+    EXPECT_EQ(std::memcmp(written[i], on_disk.data(), kSizes[i]), 0) << kSizes[i];
+    offset += kSizes[i];
+  }
+}
+
+TEST_F(StorageTest, IoBeforeInitialisationIsRefused) {
+  Completion completion;
+  const std::array<uint8_t, 6> test_unit_ready{};
+  ASSERT_TRUE(driver->Execute(0, test_unit_ready, {}, true, &completion));
+  EXPECT_FALSE(completion.ok);
+  EXPECT_EQ(driver->Initialize(), Result::kOk);
+  ASSERT_TRUE(driver->Execute(0, test_unit_ready, {}, true, &completion));
+  EXPECT_TRUE(completion.ok);
+}
+
+TEST_F(StorageTest, AbsentLunsSayItInTheData) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  std::byte* page = partition.Allocate(4096);
+  Completion completion;
+  const std::array<uint8_t, 6> inquiry = {0x12, 0, 0, 0, 36};
+  ASSERT_TRUE(driver->Execute(5, inquiry, {page, 36}, true, &completion));
+  EXPECT_TRUE(completion.ok);  // Linux takes every INQUIRY for a success
+  EXPECT_EQ(page[0], std::byte{0x7F});
+  const std::array<uint8_t, 6> test_unit_ready{};
+  ASSERT_TRUE(driver->Execute(5, test_unit_ready, {}, true, &completion));
+  EXPECT_EQ(completion.srb_status, vmbus::storage::kSrbInvalidLun);
+  const std::array<uint8_t, 12> report = {0xA0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0};
+  ASSERT_TRUE(driver->Execute(0, report, {page, 4096}, true, &completion));
+  EXPECT_EQ(completion.transferred, 16u);
+}
+
+TEST_F(StorageTest, SubChannelsCarryIo) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  EXPECT_NE(driver->RequestSubChannels(3), Result::kOk);  // more than offered
+  ASSERT_EQ(driver->RequestSubChannels(2), Result::kOk);
+  for (uint16_t i = 1; i <= 2; ++i) {
+    vmbus::client::Channel channel;
+    OpenChannel(channel, i);
+    std::byte* buffer = partition.Allocate(4096);
+    ASSERT_TRUE(driver->SubmitReadWrite(channel, 0, true, i * 8u, 8, buffer, 4096, 1));
+    channel.Commit();
+    EXPECT_TRUE(Collect(channel, 1).at(0).ok);
+    ASSERT_EQ(channel.Close(connection), Result::kOk);
+  }
+}
+
+TEST_F(StorageTest, ClosesAndOpensFiftyTimes) {
+  for (int i = 0; i < 50; ++i) {
+    ASSERT_EQ(driver->Initialize(), Result::kOk) << i;
+    std::byte* buffer = partition.Allocate(4096);
+    ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, true, 0, 8, buffer, 4096, 1));
+    primary.Commit();
+    EXPECT_TRUE(Collect(primary, 1).at(0).ok);
+    ASSERT_EQ(primary.Close(connection), Result::kOk);
+    OpenChannel(primary, 0);
+  }
+  EXPECT_EQ(Stats()["vmbus.rejected.state"], 0u);
+}
+
+TEST_F(StorageTest, ErrorsBecomeSense) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  std::byte* buffer = partition.Allocate(4096);
+  plan->Fail(BlockOp::kRead, EIO);
+  Completion c = Command({0x28, 0, 0, 0, 0, 0, 0, 0, 8}, buffer, 4096);
+  EXPECT_EQ(c.scsi_status, kScsiCheckCondition);
+  EXPECT_EQ(c.srb_status, 0x84);
+  EXPECT_EQ(c.sense_key, 3);
+  EXPECT_EQ(c.sense_code, 0x11);
+  plan->Fail(BlockOp::kWrite, EIO);
+  c = Command({0x2A, 0, 0, 0, 0, 0, 0, 0, 8}, buffer, 4096, false);
+  EXPECT_EQ(c.sense_key, 3);
+  EXPECT_EQ(c.sense_code, 0x0C);
+  plan->Fail(BlockOp::kRead, 0);
+  EXPECT_TRUE(Command({0x28, 0, 0, 0, 0, 0, 0, 0, 8}, buffer, 4096).ok);
+}
+
+// What fsync dropped once is lost: no later flush or write may be answered with success.
+TEST_F(StorageTest, AFailedFlushPoisonsTheDisk) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  std::byte* buffer = partition.Allocate(4096);
+  plan->Fail(BlockOp::kFlush, EIO);
+  EXPECT_FALSE(Command({0x35}).ok);
+  plan->Fail(BlockOp::kFlush, 0);
+  EXPECT_FALSE(Command({0x35}).ok);
+  EXPECT_FALSE(Command({0x2A, 0, 0, 0, 0, 0, 0, 0, 8}, buffer, 4096, false).ok);
+  EXPECT_TRUE(Command({0x28, 0, 0, 0, 0, 0, 0, 0, 8}, buffer, 4096).ok);
+  EXPECT_EQ(poisoned_events.load(), 1);
+  EXPECT_TRUE(storage->any_poisoned());
+}
+
+// ENOSPC holds the write, says so once, and goes on by itself; nothing is lost or repeated.
+TEST_F(StorageTest, AFullDiskHoldsWritesUntilThereIsRoom) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  plan->Fail(BlockOp::kWrite, ENOSPC);
+  std::byte* buffer = partition.Allocate(64 * 4096);
+  for (uint64_t i = 0; i < 20; ++i) {
+    std::memset(buffer + i * 4096, static_cast<int>(i + 1), 4096);
+    ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, true, i * 8, 8, buffer + i * 4096, 4096, i + 1));
+  }
+  primary.Commit();
+  while (full_events.load() == 0) std::this_thread::yield();
+  Completion completion;
+  EXPECT_EQ(driver->Poll(primary, &completion), RingStatus::kEmpty);
+  // Reads are not held up.
+  ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, false, 4096, 8, buffer + 30 * 4096, 4096, 99));
+  primary.Commit();
+  EXPECT_EQ(Collect(primary, 1).at(0).tag, 99u);
+  EXPECT_EQ(room_events.load(), 0);
+  plan->Fail(BlockOp::kWrite, 0);
+  std::set<uint64_t> tags;
+  for (const Completion& c : Collect(primary, 20)) {
+    EXPECT_TRUE(c.ok);
+    tags.insert(c.tag);
+  }
+  EXPECT_EQ(tags.size(), 20u);
+  while (room_events.load() == 0) std::this_thread::yield();
+  EXPECT_EQ(full_events.load(), 1);
+  for (uint64_t i = 0; i < 20; ++i) {
+    char byte = 0;
+    ASSERT_EQ(pread(files[0].get(), &byte, 1, static_cast<off_t>(i * 4096 + 17)), 1);
+    EXPECT_EQ(byte, static_cast<char>(i + 1));
+  }
+}
+
+// A reset is answered only when every command in flight has ended, each exactly once.
+TEST_F(StorageTest, ResetWith256InFlight) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  plan->Fail(BlockOp::kWrite, ENOSPC);  // writes stay with the controller
+  std::byte* buffer = partition.Allocate(4096);
+  for (uint64_t i = 0; i < 256; ++i) {
+    ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, true, i * 8, 8, buffer, 4096, i + 1));
+    if (i % 16 == 15) primary.Commit();
+  }
+  while (plan->seen.load() < 256) std::this_thread::yield();
+  vmbus::storage::Packet packet{};
+  packet.operation = vmbus::storage::kResetBus;
+  packet.flags = 1;
+  ASSERT_EQ(primary.writer().Write(vmbus::kPacketInBand, 1, vmbus::storage::kResetTransaction, {},
+                                   std::as_bytes(std::span(&packet, 1))),
+            RingStatus::kOk);
+  primary.Commit();
+  const auto all = Collect(primary, 257);
+  ASSERT_EQ(all.size(), 257u);
+  std::set<uint64_t> tags;
+  for (size_t i = 0; i < 256; ++i) {
+    EXPECT_EQ(all[i].srb_status, vmbus::storage::kSrbAborted);
+    tags.insert(all[i].tag);
+  }
+  EXPECT_EQ(tags.size(), 256u);
+  EXPECT_EQ(all[256].tag, vmbus::storage::kResetTransaction);
+  plan->Fail(BlockOp::kWrite, 0);
+  EXPECT_TRUE(Command({0x2A, 0, 0, 0, 0, 0, 0, 0, 8}, buffer, 4096, false).ok);
+}
+
+// Discards and zeroes reach the file.
+TEST_F(StorageTest, UnmapAndWriteSame) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  std::byte* buffer = partition.Allocate(65536);
+  std::memset(buffer, 0x5A, 65536);
+  ASSERT_TRUE(Command({0x2A, 0, 0, 0, 0, 0, 0, 0, 128}, buffer, 65536, false).ok);
+  std::byte* list = partition.Allocate(4096);
+  std::memset(list, 0, 4096);
+  list[1] = std::byte{22}, list[3] = std::byte{16};
+  list[8 + 7] = std::byte{16}, list[8 + 11] = std::byte{16};
+  EXPECT_TRUE(Command({0x42, 0, 0, 0, 0, 0, 0, 0, 24}, list, 24, false).ok);
+  std::memset(list, 0, 4096);
+  EXPECT_TRUE(Command({0x93, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 16}, list, 512, false).ok);
+  ASSERT_TRUE(Command({0x28, 0, 0, 0, 0, 0, 0, 0, 128}, buffer, 65536).ok);
+  for (size_t block = 0; block < 128; ++block) {
+    const bool zero = (block >= 16 && block < 32) || (block >= 64 && block < 80);
+    EXPECT_EQ(buffer[block * 512 + 5], zero ? std::byte{0} : std::byte{0x5A}) << block;
+  }
+  // VERIFY with bytes: equal, then not.
+  EXPECT_TRUE(Command({0x2F, 2, 0, 0, 0, 0, 0, 0, 8}, buffer, 4096, false).ok);
+  buffer[100] = std::byte{1};
+  const Completion c = Command({0x2F, 2, 0, 0, 0, 0, 0, 0, 8}, buffer, 4096, false);
+  EXPECT_EQ(c.sense_key, 0xE);
+}
+
+// Packets that lie: each is answered or dropped and counted, and the channel goes on.
+TEST_F(StorageTest, HostilePackets) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  vmbus::storage::Packet packet{};
+  packet.operation = vmbus::storage::kExecuteSrb;
+  packet.srb.length = 52;
+  packet.srb.cdb_length = 10;
+  packet.srb.cdb_or_sense[0] = 0x28;
+  packet.srb.cdb_or_sense[8] = 8;
+  packet.srb.data_length = 4096;
+  const auto payload = std::as_bytes(std::span(&packet, 1));
+  struct Range {
+    vmbus::GpaDirectHeader header;
+    vmbus::GpaRange range;
+    uint64_t pfns[2];
+  };
+  const uint64_t good = partition.Pfn(partition.Allocate(4096));
+  const Range ranges[] = {
+      {{0, 0}, {4096, 0}, {good, good}},           // no range
+      {{0, 2}, {4096, 0}, {good, good}},           // two
+      {{0, 0xFFFFFFFF}, {4096, 0}, {good, good}},  // very many
+      {{0, 1}, {4096, 4096}, {good, good}},        // offset beyond the page
+      {{0, 1}, {0xFFFFFFFF, 0}, {good, good}},     // count that wraps
+      {{0, 1}, {0x40000000, 0xFFF}, {good, good}},
+      {{0, 1}, {16384, 0}, {good, good}},          // more pages than it lists
+      {{0, 1}, {4096, 0}, {0x7FFFFFFFFFFFF, good}},  // not RAM
+      {{0, 1}, {4096, 0}, {UINT64_MAX, good}},
+      {{0, 1}, {100, 0}, {good, good}},            // buffer shorter than the command
+  };
+  uint64_t tag = 1;
+  for (const Range& range : ranges) {
+    ASSERT_EQ(primary.writer().Write(vmbus::kPacketGpaDirect, 1, tag,
+                                     std::as_bytes(std::span(&range, 1)), payload),
+              RingStatus::kOk);
+    primary.Commit();
+    const auto completions = Collect(primary, 1);
+    ASSERT_EQ(completions.size(), 1u);
+    EXPECT_EQ(completions[0].tag, tag);
+    EXPECT_FALSE(completions[0].ok) << tag;
+    ++tag;
+  }
+  // In-band although data is claimed; a CDB length beyond the field.
+  ASSERT_EQ(primary.writer().Write(vmbus::kPacketInBand, 1, tag, {}, payload), RingStatus::kOk);
+  primary.Commit();
+  EXPECT_FALSE(Collect(primary, 1).at(0).ok);
+  packet.srb.cdb_length = 200;
+  packet.srb.data_length = 0;
+  ASSERT_EQ(primary.writer().Write(vmbus::kPacketInBand, 1, tag, {}, payload), RingStatus::kOk);
+  primary.Commit();
+  EXPECT_FALSE(Collect(primary, 1).at(0).ok);
+  // Too short to be a storage packet, an unknown packet type, an unknown operation.
+  ASSERT_EQ(primary.writer().Write(vmbus::kPacketInBand, 0, 1, {}, payload.first(16)),
+            RingStatus::kOk);
+  ASSERT_EQ(primary.writer().Write(vmbus::kPacketTransferPages, 0, 1, {}, payload),
+            RingStatus::kOk);
+  packet.operation = 999;
+  ASSERT_EQ(primary.writer().Write(vmbus::kPacketInBand, 1, 77, {}, payload), RingStatus::kOk);
+  primary.Commit();
+  EXPECT_EQ(Collect(primary, 1).at(0).tag, 77u);
+  const auto stats = Stats();
+  EXPECT_EQ(stats.at("storage.rejected.ranges"), 11u);  // all but the short buffer
+  EXPECT_EQ(stats.at("storage.rejected.packets"), 3u);
+  EXPECT_TRUE(Command({0x00}).ok);
+}
+
+// A guest that breaks its ring loses that channel, nothing else: it can close it and open it again.
+TEST_F(StorageTest, ABrokenRingStopsOnlyItsChannel) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  // The write index of the guest's ring, which is the first word of its control page.
+  const uint32_t nonsense = 0x1001;
+  std::memcpy(primary_ring, &nonsense, sizeof(nonsense));
+  transport.Signal(vmbus::kChannelConnectionBase + primary.relid());
+  while (Stats()["channel.corrupt"] == 0) std::this_thread::yield();
+  ASSERT_EQ(primary.Close(connection), Result::kOk);
+  OpenChannel(primary, 0);
+  EXPECT_EQ(driver->Initialize(), Result::kOk);
+}
+
+}  // namespace
+}  // namespace partita::storage
