@@ -27,9 +27,8 @@ struct Completion {
 
 class StorageVsc {
  public:
-  StorageVsc(vmbus::client::Connection& connection, vmbus::client::Transport& transport,
-             vmbus::client::Channel& primary)
-      : connection_(connection), transport_(transport), primary_(primary) {}
+  StorageVsc(vmbus::client::Transport& transport, vmbus::client::Channel& primary)
+      : transport_(transport), primary_(primary) {}
 
   // The handshake on the primary channel: begin, version, properties, end.
   [[nodiscard]] vmbus::client::Result Initialize();
@@ -57,7 +56,6 @@ class StorageVsc {
  private:
   vmbus::client::Result Control(uint32_t operation, vmbus::storage::Packet* packet,
                                 uint64_t transaction);
-  vmbus::client::Connection& connection_;
   vmbus::client::Transport& transport_;
   vmbus::client::Channel& primary_;
   uint16_t max_subchannels_ = 0;

@@ -71,6 +71,11 @@ struct Properties {
 };
 static_assert(sizeof(Properties) == 24);
 
+struct ProtocolVersion {
+  uint16_t version;  // major << 8 | minor
+  uint16_t revision;
+};
+
 #pragma pack(push, 4)
 struct Packet {
   uint32_t operation;
@@ -78,10 +83,7 @@ struct Packet {
   uint32_t status;
   union {
     ScsiRequest srb;
-    struct {
-      uint16_t version;
-      uint16_t revision;
-    } version;
+    ProtocolVersion version;
     uint8_t properties[sizeof(Properties)];
     uint16_t subchannel_count;
     uint8_t bytes[52];

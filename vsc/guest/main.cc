@@ -333,7 +333,7 @@ void RunStorage() {
   JsonLine("vmbus").Number("version", connection->version()).Number("offers",
                                                                     connection->offers().size());
   if (OpenQueue(*connection, *queues[0], 0) != Result::kOk) Fail("the primary does not open");
-  storage = Make<StorageVsc>(*connection, transport, queues[0]->channel);
+  storage = Make<StorageVsc>(transport, queues[0]->channel);
   if (storage->Initialize() != Result::kOk) Fail("the controller does not initialise");
   if (!storage->ReadCapacity(0, Allocate(4096), &geometry)) Fail("there is no disk 0");
   JsonLine("disk").Number("blocks", geometry.blocks).Number("block_size", geometry.block_size);

@@ -49,7 +49,7 @@ class StorageTest : public testing::Test {
     ASSERT_EQ(connection.Connect(vmbus::kVersion5_3, 0), Result::kOk);
     ASSERT_EQ(connection.RequestOffers(), Result::kOk);
     OpenChannel(primary, 0);
-    driver = std::make_unique<vsc::StorageVsc>(connection, transport, primary);
+    driver = std::make_unique<vsc::StorageVsc>(transport, primary);
   }
   void TearDown() override {
     partition.Shutdown();

@@ -1,0 +1,264 @@
+// The enlightened guest as a real child partition, and the command line around it. Runs on any KVM:
+// directly (user SynIC backend) and inside the lab with PARTITA_SYNIC=kernel and =user.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace partita {
+namespace {
+
+std::string Directory() {
+  char self[4096];
+  const ssize_t length = readlink("/proc/self/exe", self, sizeof(self));
+  std::string path(self, static_cast<size_t>(length));
+  return path.substr(0, path.rfind('/'));
+}
+
+struct Outcome {
+  int status = -1;
+  std::string output;  // both streams
+  [[nodiscard]] std::vector<nlohmann::json> Events() const {
+    std::vector<nlohmann::json> events;
+    for (size_t at = 0; at < output.size();) {
+      size_t end = output.find('\n', at);
+      if (end == std::string::npos) end = output.size();
+      auto line = nlohmann::json::parse(output.substr(at, end - at), nullptr, false);
+      if (line.is_object()) events.push_back(std::move(line));
+      at = end + 1;
+    }
+    return events;
+  }
+  [[nodiscard]] nlohmann::json Event(const std::string& name) const {
+    for (const auto& event : Events()) {
+      if (event.value("event", "") == name) return event;
+    }
+    ADD_FAILURE() << "no event " << name << " in:\n" << output;
+    return nlohmann::json::object();
+  }
+};
+
+Outcome Shell(const std::string& command) {
+  Outcome outcome;
+  FILE* pipe = popen(("{ " + command + "\n} 2>&1 < /dev/null").c_str(), "r");
+  std::array<char, 4096> buffer{};
+  while (const size_t got = fread(buffer.data(), 1, buffer.size(), pipe)) {
+    outcome.output.append(buffer.data(), got);
+  }
+  const int status = pclose(pipe);
+  outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+  return outcome;
+}
+
+class GuestTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/partita-test-XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    scratch = name;
+    disk = scratch + "/disk";
+    Truncate(128 << 20);
+  }
+  void TearDown() override { Shell("rm -rf " + scratch); }
+  void Truncate(off_t size) {
+    const int fd = open(disk.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    ASSERT_GE(fd, 0);
+    ASSERT_EQ(ftruncate(fd, size), 0);
+    close(fd);
+  }
+  static std::string Partita(const std::string& arguments) {
+    return "timeout 100 " + Directory() + "/partita " + arguments;
+  }
+  static std::string Synic() {
+    const char* synic = getenv("PARTITA_SYNIC");
+    return synic == nullptr ? "auto" : synic;
+  }
+  // Boots the enlightened guest with a job.
+  [[nodiscard]] Outcome Guest(const std::string& job, const std::string& more = "") const {
+    return Shell(Partita("run --kernel " + Directory() + "/enlightened-guest --memory 128M --synic " +
+                         Synic() + " --cmdline '" + job + "' " + more));
+  }
+  std::string scratch, disk;
+};
+
+uint64_t Pattern(uint64_t word, uint64_t seed) {
+  return ((word + seed) * 0x9E3779B97F4A7C15ull) ^ (word >> 7);
+}
+
+// 64 MiB written and verified by the guest; the host then finds exactly those bytes.
+TEST_F(GuestTest, WritesAndVerifies64MiBOnOneAndTwoVps) {
+  for (const uint64_t vps : {1u, 2u}) {
+    const uint64_t seed = 100 + vps;
+    const Outcome run = Guest("job=verify mib=64 vps=" + std::to_string(vps) +
+                                  " seed=" + std::to_string(seed),
+                              "--cpus " + std::to_string(vps) + " --disk " + disk +
+                                  " --stats-json " + scratch + "/stats");
+    ASSERT_EQ(run.status, 0) << run.output;
+    EXPECT_EQ(run.Event("result").value("errors", 1), 0);
+    EXPECT_EQ(run.Event("vmbus").value("version", 0), 0x50003);
+    std::ifstream file(disk, std::ios::binary);
+    std::vector<uint64_t> words((64 << 20) / 8);
+    file.read(reinterpret_cast<char*>(words.data()), 64 << 20);
+    uint64_t wrong = 0;
+    for (uint64_t i = 0; i < words.size(); ++i) wrong += words[i] != Pattern(i, seed) ? 1 : 0;
+    EXPECT_EQ(wrong, 0u) << vps << " VPs";
+    // Doorbells of open channels never reach user space, in either backend.
+    std::ifstream stats_file(scratch + "/stats");
+    const auto stats = nlohmann::json::parse(stats_file);
+    EXPECT_EQ(stats.value("hypercall.signals_in_user_space", 1), 0);
+    EXPECT_GT(stats.value("channel.doorbells", 0), 0);
+  }
+}
+
+TEST_F(GuestTest, DirectIoToo) {
+  // tmpfs has no O_DIRECT: there the promise is one clear line.
+  const Outcome run = Guest("job=verify mib=8", "--disk " + disk + ",cache=none");
+  if (run.status == 1) {
+    EXPECT_NE(run.output.find("its file system has no O_DIRECT; use cache=writeback"),
+              std::string::npos)
+        << run.output;
+  } else {
+    EXPECT_EQ(run.status, 0) << run.output;
+    EXPECT_EQ(run.Event("result").value("errors", 1), 0);
+  }
+}
+
+TEST_F(GuestTest, LogicalBlocksOf4096) {
+  const Outcome run = Guest("job=verify mib=8", "--disk " + disk + ",logical=4096");
+  EXPECT_EQ(run.status, 0) << run.output;
+  EXPECT_EQ(run.Event("disk").value("block_size", 0), 4096);
+  EXPECT_EQ(run.Event("result").value("errors", 1), 0);
+}
+
+// Per I/O: interrupts and doorbells are shared by batches at depth 32, and single at depth 1.
+TEST_F(GuestTest, DoorbellsAndInterruptsPerIo) {
+  const Outcome deep = Guest("job=bench depth=32 seconds=1", "--disk " + disk);
+  ASSERT_EQ(deep.status, 0) << deep.output;
+  auto result = deep.Event("result");
+  const double ios = result.value("ios", 0.0);
+  EXPECT_GT(ios, 100);
+  EXPECT_EQ(result.value("errors", 1), 0);
+  EXPECT_LE(result.value("doorbells", 1e9), ios / 8);
+  EXPECT_LE(result.value("interrupts", 1e9), ios / 8);
+  const Outcome shallow = Guest("job=bench depth=1 seconds=1", "--disk " + disk);
+  result = shallow.Event("result");
+  EXPECT_LE(result.value("doorbells", 1e9), result.value("ios", 0.0) * 1.01 + 20);
+  EXPECT_LE(result.value("interrupts", 1e9), result.value("ios", 0.0) * 1.01 + 20);
+}
+
+TEST_F(GuestTest, BenchReportsItsKeys) {
+  const Outcome bench = Shell(Partita("bench storage --disk " + disk +
+                                      " --seconds 1 --json --synic " + Synic()));
+  ASSERT_EQ(bench.status, 0) << bench.output;
+  const auto json = nlohmann::json::parse(bench.output);
+  for (const char* key : {"/partition/iops", "/host/iops", "/ratio", "/doorbells_per_io",
+                          "/exits_per_io", "/interrupts_per_io", "/latency_us/p50",
+                          "/latency_us/p99", "/latency_us/p999"}) {
+    ASSERT_TRUE(json.contains(nlohmann::json::json_pointer(key))) << key;
+    EXPECT_TRUE(json.at(nlohmann::json::json_pointer(key)).is_number()) << key;
+  }
+  EXPECT_TRUE(json.at("synic").is_string());
+  EXPECT_GT(json.at("ratio").get<double>(), 0.0);
+}
+
+TEST_F(GuestTest, DisksThatCannotBeUsedGiveOneClearLine) {
+  struct Case {
+    std::string option, says;
+  };
+  Shell("mkdir " + scratch + "/dir; printf x > " + scratch + "/odd; : > " + scratch + "/empty");
+  const Case cases[] = {
+      {scratch + "/missing", "No such file or directory"},
+      {scratch + "/dir", "is a directory"},
+      {scratch + "/odd", "not a positive multiple"},
+      {scratch + "/empty", "not a positive multiple"},
+      {"/dev/null", "neither a regular file nor a block device"},
+      {disk + ",cache=maybe", "does not know 'cache=maybe'"},
+  };
+  for (const Case& c : cases) {
+    const Outcome run = Guest("job=hello", "--disk " + c.option);
+    EXPECT_EQ(run.status, 1) << c.option;
+    EXPECT_NE(run.output.find(c.says), std::string::npos) << run.output;
+    EXPECT_EQ(std::count(run.output.begin(), run.output.end(), '\n'), 1) << run.output;
+  }
+}
+
+// Writers exclude each other and readers; readers share; a killed worker leaves no lock behind.
+TEST_F(GuestTest, ADiskInUseIsRefusedAndFreeAfterACrash) {
+  const std::string idle = Partita("run --kernel " + Directory() + "/enlightened-guest --synic " +
+                                   Synic() + " --memory 128M --cmdline 'job=bench seconds=60' ");
+  const Outcome first = Shell(idle + "--disk " + disk + " > " + scratch + "/log 2>&1 & " +
+                              "for i in $(seq 200); do grep -q '\"disk\"' " + scratch +
+                              "/log && break; sleep 0.1; done");
+  const Outcome second = Guest("job=hello", "--disk " + disk);
+  EXPECT_EQ(second.status, 1);
+  EXPECT_NE(second.output.find("in use by another partition"), std::string::npos) << second.output;
+  EXPECT_EQ(Guest("job=hello", "--disk " + disk + ",ro").status, 1);
+  // Ends only the worker that holds this test's disk.
+  Shell("for p in $(pidof partita-worker); do ls -l /proc/$p/fd | grep -q " + disk +
+        " && kill -9 $p; done; for i in $(seq 100); do flock -n " + disk + " true; sleep 0.05; " +
+        Partita("run --kernel " + Directory() + "/enlightened-guest --memory 128M --synic " + Synic() +
+                " --cmdline job=hello --disk " + disk) +
+        " > " + scratch + "/again && break; done");
+  EXPECT_EQ(Guest("job=hello", "--disk " + disk).status, 0);
+}
+
+TEST_F(GuestTest, UsageErrorsNameTheNearestFlag) {
+  const Outcome wrong = Shell(Partita("run --kernl x"));
+  EXPECT_EQ(wrong.status, 2);
+  EXPECT_NE(wrong.output.find("did you mean --kernel?"), std::string::npos) << wrong.output;
+  EXPECT_EQ(Shell(Partita("")).status, 2);
+  EXPECT_EQ(Shell(Partita("run --cpus 65 --kernel x")).status, 2);
+  EXPECT_EQ(Shell(Partita("run --help")).status, 0);
+  const Outcome no_kernel = Shell(Partita("run --kernel /does/not/exist"));
+  EXPECT_EQ(no_kernel.status, 1);
+  EXPECT_NE(no_kernel.output.find("kernel /does/not/exist: No such file"), std::string::npos);
+  EXPECT_EQ(Shell(Partita("run --kernel /etc/passwd")).status, 1);
+  const Outcome size = Shell(Partita("run --kernel /etc/passwd --memory 7Q"));
+  EXPECT_EQ(size.status, 1);
+  EXPECT_NE(size.output.find("--memory takes a size like 512M or 2G"), std::string::npos);
+}
+
+TEST_F(GuestTest, SignalsEndItInOrder) {
+  const Outcome run =
+      Shell("timeout -s TERM 2 " + Directory() + "/partita run --kernel " + Directory() +
+            "/enlightened-guest --memory 128M --synic " + Synic() +
+            " --cmdline 'job=bench seconds=60' --disk " + disk + "; echo status $?");
+  // timeout(1) itself answers 124; what counts is that the program ended by its own account.
+  EXPECT_NE(run.output.find("stopped by signal 15"), std::string::npos) << run.output;
+}
+
+TEST_F(GuestTest, HostTellsItsBackend) {
+  const Outcome text = Shell(Partita("host"));
+  EXPECT_EQ(text.status, 0);
+  EXPECT_NE(text.output.find("SynIC backend: "), std::string::npos);
+  const auto json = nlohmann::json::parse(Shell(Partita("host --json")).output);
+  EXPECT_TRUE(json.at("synic") == "user" || json.at("synic") == "kernel");
+  for (const auto& capability : json.at("capabilities")) {
+    if (!capability.at("present").get<bool>()) {
+      EXPECT_FALSE(capability.at("lost").get<std::string>().empty());
+    }
+  }
+}
+
+TEST_F(GuestTest, SerialToAFile) {
+  const Outcome run = Guest("job=hello", "--serial file:" + scratch + "/serial");
+  EXPECT_EQ(run.status, 0);
+  std::ifstream file(scratch + "/serial");
+  std::string line;
+  std::getline(file, line);
+  EXPECT_NE(line.find("\"hello\""), std::string::npos) << line;
+}
+
+}  // namespace
+}  // namespace partita
