@@ -109,9 +109,9 @@ class KernelSynic : public Synic {
     static_cast<KernelVp&>(base).interrupt.Set();
   }
 
-  void QueueChanged(Vp& base) override {
+  void QueueChanged(Vp& base) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(base.mutex) {
     auto& vp = static_cast<KernelVp&>(base);
-    const bool want = !vp.queue.empty();
+    const bool want = !base.queue.empty();
     if (want == vp.wanted) return;
     vp.wanted = want;
     loop_.Post([this, alive = std::weak_ptr<bool>(alive_), index = vp.vcpu.index()] {

@@ -1,6 +1,7 @@
 #include "vsc/guest/runtime.h"
 
 #include <atomic>
+#include <bits/functexcept.h>
 
 extern "C" {
 extern std::byte kernel_stacks[];
@@ -49,7 +50,6 @@ size_t strlen(const char* text) {
 
 // libstdc++'s string_view reports a bad position through this.
 namespace std {
-[[noreturn]] void __throw_out_of_range_fmt(const char*, ...);
 void __throw_out_of_range_fmt(const char*, ...) { partita::guest::Fail("a position out of range"); }
 }  // namespace std
 
