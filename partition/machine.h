@@ -31,6 +31,7 @@ inline constexpr uint32_t kMaxCommandLine = 2047;
 inline constexpr uint64_t kLowRamEnd = 0xA0000;
 inline constexpr uint64_t kAcpiStart = 0xE0000;
 inline constexpr uint64_t kAcpiEnd = 0x100000;
+inline constexpr uint64_t kResetVector = 0xFFFF0;  // what a real-mode jump to the BIOS reaches
 
 // Ports.
 inline constexpr uint16_t kSerialPort = 0x3F8;
