@@ -16,7 +16,7 @@ namespace {
 
 namespace proto = vmbus::storage;
 
-constexpr int kDoorbellFile = 0, kStopFile = 1, kFirstDiskFile = 2;
+constexpr int kDoorbellFile = 0, kStopFile = 1;  // the disks follow
 constexpr int64_t kSpaceRetryNs = 200'000'000;
 
 uint64_t NowNs() {
