@@ -33,10 +33,18 @@ TEST(GuestMemory, RangesEndAtRegionBounds) {
     bool inside;
   };
   const Case cases[] = {
-      {0, 0x4000, true},          {0, 0x4001, false},           {0x3FFF, 1, true},
-      {0x4000, 0, false},         {0x3000, 0x1001, false},      {0xFFFFFFFF, 2, false},
-      {0x100000000, 8, true},     {0x100001FF8, 8, true},       {0x100001FF9, 8, false},
-      {UINT64_MAX, 1, false},     {UINT64_MAX - 7, 16, false},  {8, UINT64_MAX, false},
+      {0, 0x4000, true},
+      {0, 0x4001, false},
+      {0x3FFF, 1, true},
+      {0x4000, 0, false},
+      {0x3000, 0x1001, false},
+      {0xFFFFFFFF, 2, false},
+      {0x100000000, 8, true},
+      {0x100001FF8, 8, true},
+      {0x100001FF9, 8, false},
+      {UINT64_MAX, 1, false},
+      {UINT64_MAX - 7, 16, false},
+      {8, UINT64_MAX, false},
       {0x100000000, UINT64_MAX - 0xFF, false},
   };
   for (const Case& c : cases) {
@@ -81,15 +89,18 @@ TEST(EventLoop, RunsPostedTasksTimersAndDescriptors) {
   auto event = EventFd::Create();
   ASSERT_TRUE(event.ok());
   std::vector<int> order;
-  ASSERT_TRUE((*loop)->Add(event->fd(), EPOLLIN, [&](uint32_t) {
-    EXPECT_EQ(event->Take(), 1u);
-    order.push_back(2);
-    (*loop)->Remove(event->fd());
-    (*loop)->After(1, [&] {
-      order.push_back(3);
-      (*loop)->Stop();
-    });
-  }).ok());
+  ASSERT_TRUE((*loop)
+                  ->Add(event->fd(), EPOLLIN,
+                        [&](uint32_t) {
+                          EXPECT_EQ(event->Take(), 1u);
+                          order.push_back(2);
+                          (*loop)->Remove(event->fd());
+                          (*loop)->After(1, [&] {
+                            order.push_back(3);
+                            (*loop)->Stop();
+                          });
+                        })
+                  .ok());
   std::thread other([&] {
     (*loop)->Post([&] {
       order.push_back(1);

@@ -41,7 +41,8 @@ class Histogram {
   static size_t Index(uint64_t value) {
     if (value < (1u << kSubBits)) return value;
     const unsigned shift = static_cast<unsigned>(std::bit_width(value)) - kSubBits - 1;
-    return (static_cast<size_t>(shift + 1) << kSubBits) + ((value >> shift) & ((1u << kSubBits) - 1));
+    return (static_cast<size_t>(shift + 1) << kSubBits) +
+           ((value >> shift) & ((1u << kSubBits) - 1));
   }
   static void Bump(std::atomic<uint64_t>& counter) {
     counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);

@@ -1,5 +1,6 @@
-// How a guest's HvSignalEvent reaches a channel: the worker connects it to a SynIC backend, tests to
-// a plain call. Implementations make the doorbell arrive without leaving the kernel where they can.
+// How a guest's HvSignalEvent reaches a channel: the worker connects it to a SynIC backend, tests
+// to a plain call. Implementations make the doorbell arrive without leaving the kernel where they
+// can.
 #ifndef PARTITA_BASE_DOORBELL_H_
 #define PARTITA_BASE_DOORBELL_H_
 

@@ -7,6 +7,8 @@
 #include <array>
 #include <utility>
 
+#include "base/mutex.h"
+
 namespace partita {
 namespace {
 
@@ -45,7 +47,7 @@ void EventLoop::Remove(int fd) {
 
 void EventLoop::Post(std::function<void()> task) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     posted_.push_back(std::move(task));
   }
   wake_.Set();
@@ -57,7 +59,7 @@ void EventLoop::After(uint32_t milliseconds, std::function<void()> callback) {
 
 void EventLoop::Stop() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     stop_ = true;
   }
   wake_.Set();
@@ -66,7 +68,7 @@ void EventLoop::Stop() {
 void EventLoop::RunPosted() {
   std::vector<std::function<void()>> tasks;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     tasks.swap(posted_);
   }
   for (auto& task : tasks) task();
@@ -83,7 +85,7 @@ void EventLoop::Run() {
   while (true) {
     RunPosted();
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(mutex_);
       if (std::exchange(stop_, false)) return;
     }
     const int count = epoll_wait(epoll_.get(), events.data(), events.size(), TimeoutMs());

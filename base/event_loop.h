@@ -1,5 +1,5 @@
-// A small epoll loop: the worker's control thread. Callbacks run on the thread inside Run(); Post and
-// Stop may be called from any thread.
+// A small epoll loop: the worker's control thread. Callbacks run on the thread inside Run(); Post
+// and Stop may be called from any thread.
 #ifndef PARTITA_BASE_EVENT_LOOP_H_
 #define PARTITA_BASE_EVENT_LOOP_H_
 
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 #include "base/unique_fd.h"
 
 namespace partita {
@@ -38,7 +38,7 @@ class EventLoop {
   EventFd wake_;
   std::map<int, std::shared_ptr<std::function<void(uint32_t)>>> watched_;
   std::multimap<uint64_t, std::function<void()>> timers_;  // by CLOCK_MONOTONIC milliseconds
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::vector<std::function<void()>> posted_ ABSL_GUARDED_BY(mutex_);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
 };

@@ -1,7 +1,6 @@
 #include "base/guest_memory.h"
 
 #include <algorithm>
-
 #include <gsl/assert>
 
 namespace partita {

@@ -3,10 +3,11 @@
 // Every address and length that reaches this class may come from the guest and is checked here.
 // Guest memory changes under the reader at any time: whoever decides on a value reads it once, into
 // private memory (Read, Load), and decides on the copy. Bulk data may be moved in place through
-// Range(). Every write by the parent goes through Write/Store, or is followed by MarkDirty, so that a
-// dirty bitmap can be fed (KVM's own dirty log does not see writes made by this process).
+// Range(). Every write by the parent goes through Write/Store, or is followed by MarkDirty, so that
+// a dirty bitmap can be fed (KVM's own dirty log does not see writes made by this process).
 //
-// Thread safety: all methods may be called from any thread; regions never change after construction.
+// Thread safety: all methods may be called from any thread; regions never change after
+// construction.
 #ifndef PARTITA_BASE_GUEST_MEMORY_H_
 #define PARTITA_BASE_GUEST_MEMORY_H_
 

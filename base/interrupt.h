@@ -1,6 +1,6 @@
 // How the parent reaches a guest's virtual processors: SynIC event flags (data plane) and SynIC
-// messages (control plane). VP indices may come from the guest; unknown ones are counted and ignored.
-// Any thread may call.
+// messages (control plane). VP indices may come from the guest; unknown ones are counted and
+// ignored. Any thread may call.
 #ifndef PARTITA_BASE_INTERRUPT_H_
 #define PARTITA_BASE_INTERRUPT_H_
 

@@ -69,7 +69,8 @@ int IoRing::Submit(unsigned wait_for, int64_t timeout_ns) {
   ++system_calls_;
   int result = 0;
   if (wait_for > 0 && timeout_ns > 0) {
-    __kernel_timespec timeout{.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
+    __kernel_timespec timeout{.tv_sec = timeout_ns / 1000000000,
+                              .tv_nsec = timeout_ns % 1000000000};
     io_uring_cqe* cqe = nullptr;
     result = io_uring_submit_and_wait_timeout(&ring_, &cqe, wait_for, &timeout, nullptr);
   } else if (wait_for > 0) {

@@ -1,9 +1,9 @@
 // One io_uring, owned by one loop thread. Nothing else in the project touches liburing.
 //
-// A ring is created disabled and gets IORING_REGISTER_RESTRICTIONS: only the opcodes named in Options
-// and only registered files can ever be used through it, because a seccomp filter does not see what
-// io_uring does. Create() may run on any thread; the thread that calls Enable() is the only one that
-// may call the rest.
+// A ring is created disabled and gets IORING_REGISTER_RESTRICTIONS: only the opcodes named in
+// Options and only registered files can ever be used through it, because a seccomp filter does not
+// see what io_uring does. Create() may run on any thread; the thread that calls Enable() is the
+// only one that may call the rest.
 #ifndef PARTITA_BASE_IO_RING_H_
 #define PARTITA_BASE_IO_RING_H_
 
@@ -30,8 +30,8 @@ class IoRing {
   };
 
   struct Options {
-    unsigned entries = 512;          // submission slots; completions get four times as many
-    std::span<const int> files;      // become fixed files 0..n-1
+    unsigned entries = 512;            // submission slots; completions get four times as many
+    std::span<const int> files;        // become fixed files 0..n-1
     std::span<const uint8_t> opcodes;  // IORING_OP_* this ring may run
   };
 
@@ -42,8 +42,8 @@ class IoRing {
 
   absl::Status Enable();
 
-  // A zeroed submission entry bound to `op` and marked as using a fixed file; the caller fills opcode
-  // and operands itself (liburing's prep helpers would clear both). Submits what is queued
+  // A zeroed submission entry bound to `op` and marked as using a fixed file; the caller fills
+  // opcode and operands itself (liburing's prep helpers would clear both). Submits what is queued
   // when the ring is full; null only if that makes no room.
   io_uring_sqe* Prepare(Op* op);
   // Submits everything queued and waits until `wait_for` completions are there (0: does not wait).

@@ -1,5 +1,5 @@
-// Log lines to stderr, one write each. Anything a guest can provoke goes through LogLimited: at most
-// `kLogBurst` lines per second for the process; the rest are counted and mentioned later.
+// Log lines to stderr, one write each. Anything a guest can provoke goes through LogLimited: at
+// most `kLogBurst` lines per second for the process; the rest are counted and mentioned later.
 #ifndef PARTITA_BASE_LOG_H_
 #define PARTITA_BASE_LOG_H_
 

@@ -48,9 +48,10 @@ inline std::string_view Message(const absl::Status& status) { return StdView(sta
 
 #define PARTITA_CONCAT_INNER(a, b) a##b
 #define PARTITA_CONCAT(a, b) PARTITA_CONCAT_INNER(a, b)
-#define RETURN_IF_ERROR(expression)                       \
-  do {                                                    \
-    if (absl::Status partita_status_ = (expression); !partita_status_.ok()) return partita_status_; \
+#define RETURN_IF_ERROR(expression)                                         \
+  do {                                                                      \
+    if (absl::Status partita_status_ = (expression); !partita_status_.ok()) \
+      return partita_status_;                                               \
   } while (false)
 #define ASSIGN_OR_RETURN(declaration, expression) \
   ASSIGN_OR_RETURN_INNER(PARTITA_CONCAT(partita_statusor_, __LINE__), declaration, expression)

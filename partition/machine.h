@@ -1,5 +1,5 @@
-// Machine version "partita-1": memory map, ports and the hypercall-page ABI. Saved with a partition's
-// definition; a change here is a new version.
+// Machine version "partita-1": memory map, ports and the hypercall-page ABI. Saved with a
+// partition's definition; a change here is a new version.
 #ifndef PARTITA_PARTITION_MACHINE_H_
 #define PARTITA_PARTITION_MACHINE_H_
 
@@ -16,7 +16,7 @@ inline constexpr uint64_t kMmioLowStart = 0xF8000000;  // window offered to VMBu
 inline constexpr uint64_t kMmioLowEnd = 0xFEBFFFFF;    // inclusive
 inline constexpr uint64_t kIoApic = 0xFEC00000;
 inline constexpr uint64_t kLocalApic = 0xFEE00000;
-inline constexpr uint64_t kKvmTss = 0xFFFBD000;         // three pages KVM needs on Intel
+inline constexpr uint64_t kKvmTss = 0xFFFBD000;  // three pages KVM needs on Intel
 inline constexpr uint64_t kKvmIdentityMap = 0xFFFBC000;
 inline constexpr uint64_t kMinMemory = 32ull << 20;
 inline constexpr uint64_t kMaxMemory = 1ull << 40;
@@ -41,8 +41,9 @@ inline constexpr uint16_t kSleepStatusPort = 0x601;
 inline constexpr uint16_t kResetPort = 0x602;
 inline constexpr uint8_t kResetValue = 0x01;
 inline constexpr uint8_t kSleepTypeS5 = 5;
-// Hypercall page of the user SynIC backend: a trapping `in eax, imm8`, and one port per channel whose
-// number is the channel's connection id, so that a doorbell needs no translation in the guest.
+// Hypercall page of the user SynIC backend: a trapping `in eax, imm8`, and one port per channel
+// whose number is the channel's connection id, so that a doorbell needs no translation in the
+// guest.
 inline constexpr uint16_t kHypercallPort = 0xE4;
 inline constexpr uint16_t kDoorbellBase = 0x2000;
 inline constexpr uint16_t kDoorbellCount = 0x800;

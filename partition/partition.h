@@ -1,9 +1,9 @@
 // One child partition over KVM: VM, virtual processors, chipset and the hypervisor face of it.
 //
-// Life: Create -> Connect (SynIC and message sink) -> Load -> Start -> Stop -> destroy. A guest reset
-// destroys it and makes a new one on the same RAM and descriptors, because KVM cannot reset its
-// Hyper-V state. All methods belong to the control thread; Events are called on VP threads and must
-// only post.
+// Life: Create -> Connect (SynIC and message sink) -> Load -> Start -> Stop -> destroy. A guest
+// reset destroys it and makes a new one on the same RAM and descriptors, because KVM cannot reset
+// its Hyper-V state. All methods belong to the control thread; Events are called on VP threads and
+// must only post.
 #ifndef PARTITA_PARTITION_PARTITION_H_
 #define PARTITA_PARTITION_PARTITION_H_
 

@@ -156,7 +156,8 @@ TEST(Hypercalls, ControlWordAndInputAreChecked) {
       {0xFFFF, 0, hv::kInvalidCode},
   };
   for (const Case& c : cases) {
-    EXPECT_EQ(calls.Call(c.control, c.input, 0), c.status) << std::hex << c.control << " " << c.input;
+    EXPECT_EQ(calls.Call(c.control, c.input, 0), c.status)
+        << std::hex << c.control << " " << c.input;
   }
   for (const auto& [type, size] : {std::pair(0u, 8u), {0x80000001u, 8u}, {1u, 241u}, {1u, ~0u}}) {
     input.message_type = type;
@@ -190,9 +191,9 @@ TEST(HypercallPage, OnlyAFastSignalInRangeIsADoorbell) {
     bool doorbell;
   };
   const Case cases[] = {
-      {0x1005D, 0x2000, true},       {0x1005D, 0x27FF, true},  {0x1005D, 0x2800, false},
-      {0x1005D, 0x1FFF, false},      {0x1005D, 0, false},      {0x1005D, 0x100002001, false},
-      {0x5D, 0x2001, false},         {0x5C, 0x2001, false},    {0x1005D | 1ull << 32, 0x2001, false},
+      {0x1005D, 0x2000, true},  {0x1005D, 0x27FF, true}, {0x1005D, 0x2800, false},
+      {0x1005D, 0x1FFF, false}, {0x1005D, 0, false},     {0x1005D, 0x100002001, false},
+      {0x5D, 0x2001, false},    {0x5C, 0x2001, false},   {0x1005D | 1ull << 32, 0x2001, false},
   };
   for (const Case& c : cases) {
     uint64_t rax = 0, rcx = c.control, rdx = c.input, r8 = 8, r9 = 9, r10 = 10, r11 = 11;
@@ -200,8 +201,8 @@ TEST(HypercallPage, OnlyAFastSignalInRangeIsADoorbell) {
         "mov %[r8v], %%r8; mov %[r9v], %%r9; mov %[r10v], %%r10; mov %[r11v], %%r11\n"
         "sub $128, %%rsp; call *%[code]; add $128, %%rsp\n"
         "mov %%r8, %[r8v]; mov %%r9, %[r9v]; mov %%r10, %[r10v]; mov %%r11, %[r11v]"
-        : "=a"(rax), "+c"(rcx), "+d"(rdx), [r8v] "+m"(r8), [r9v] "+m"(r9), [r10v] "+m"(r10),
-          [r11v] "+m"(r11)
+        : "=a"(rax), "+c"(rcx),
+          "+d"(rdx), [r8v] "+m"(r8), [r9v] "+m"(r9), [r10v] "+m"(r10), [r11v] "+m"(r11)
         : [code] "r"(code)
         : "r8", "r9", "r10", "r11", "memory", "cc");
     EXPECT_EQ((rax & 0xFF) == machine::kHypercallPort, !c.doorbell) << std::hex << c.input;
@@ -372,11 +373,11 @@ TEST_F(LoaderTest, DamagedElfImagesGetAClearLine) {
   auto elf = [] {
     std::vector<uint8_t> image(4096);
     std::memcpy(image.data(), "\177ELF\2\1\1", 7);
-    Put<uint16_t>(image, 18, 62);   // x86-64
-    Put<uint64_t>(image, 32, 64);   // program headers
+    Put<uint16_t>(image, 18, 62);  // x86-64
+    Put<uint64_t>(image, 32, 64);  // program headers
     Put<uint16_t>(image, 54, 56);
     Put<uint16_t>(image, 56, 1);
-    Put<uint32_t>(image, 64, 1);    // PT_LOAD
+    Put<uint32_t>(image, 64, 1);  // PT_LOAD
     Put<uint64_t>(image, 64 + 24, 0x200000);
     return image;
   };
@@ -388,14 +389,14 @@ TEST_F(LoaderTest, DamagedElfImagesGetAClearLine) {
   Put<uint16_t>(image, 56, 0xFFFF);
   EXPECT_FALSE(Load(image).ok());
   image = elf();
-  Put<uint64_t>(image, 64 + 8, 1);              // offset
-  Put<uint64_t>(image, 64 + 32, UINT64_MAX);    // file size
+  Put<uint64_t>(image, 64 + 8, 1);            // offset
+  Put<uint64_t>(image, 64 + 32, UINT64_MAX);  // file size
   EXPECT_FALSE(Load(image).ok());
   image = elf();
-  Put<uint64_t>(image, 64 + 40, UINT64_MAX);    // memory size
+  Put<uint64_t>(image, 64 + 40, UINT64_MAX);  // memory size
   EXPECT_FALSE(Load(image).ok());
   image = elf();
-  Put<uint32_t>(image, 64, 4);                  // PT_NOTE with lengths that lie
+  Put<uint32_t>(image, 64, 4);  // PT_NOTE with lengths that lie
   Put<uint64_t>(image, 64 + 8, 1024);
   Put<uint64_t>(image, 64 + 32, 64);
   Put<uint32_t>(image, 1024, 0xFFFFFFFF);

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/mutex.h"
 
 namespace partita {
 namespace {
@@ -67,18 +68,18 @@ void VirtualProcessor::Kick() {
 }
 
 void VirtualProcessor::Pause() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   paused_ = true;
   Kick();
 }
 
 void VirtualProcessor::Resume() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   paused_ = false;
 }
 
 void VirtualProcessor::RequestStop() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   stop_ = true;
   Kick();
 }
@@ -88,11 +89,11 @@ void VirtualProcessor::Join() {
 }
 
 bool VirtualProcessor::MayRun() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stop_ || (!paused_ && !parked_);
   };
-  mutex_.Await(absl::Condition(&ready));
+  mutex_.Await(ready);
   std::atomic_ref<uint8_t>(vcpu_->run()->immediate_exit).store(0);
   return !stop_;
 }
@@ -158,8 +159,9 @@ std::string VirtualProcessor::Where() const {
   kvm_sregs sregs{};
   if (!vcpu_->GetRegs(&regs).ok() || !vcpu_->GetSregs(&sregs).ok()) return {};
   char text[160];
-  snprintf(text, sizeof(text), " on VP %u at RIP 0x%llx (CS 0x%x, CR0 0x%llx, CR2 0x%llx, RSP 0x%llx)",
-           index(), regs.rip, sregs.cs.selector, sregs.cr0, sregs.cr2, regs.rsp);
+  snprintf(text, sizeof(text),
+           " on VP %u at RIP 0x%llx (CS 0x%x, CR0 0x%llx, CR2 0x%llx, RSP 0x%llx)", index(),
+           regs.rip, sregs.cs.selector, sregs.cr0, sregs.cr2, regs.rsp);
   return text;
 }
 

@@ -1,5 +1,5 @@
-// One virtual processor: a KVM vCPU and the thread that runs it. Exits go to a VpExitHandler on that
-// thread; the handler must not block, because a VP inside an exit cannot take interrupts.
+// One virtual processor: a KVM vCPU and the thread that runs it. Exits go to a VpExitHandler on
+// that thread; the handler must not block, because a VP inside an exit cannot take interrupts.
 #ifndef PARTITA_PARTITION_VIRTUAL_PROCESSOR_H_
 #define PARTITA_PARTITION_VIRTUAL_PROCESSOR_H_
 
@@ -11,8 +11,8 @@
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "base/counters.h"
+#include "base/mutex.h"
 #include "partition/kvm/kvm.h"
 
 namespace partita {
@@ -41,7 +41,7 @@ class VirtualProcessor {
   ~VirtualProcessor();
 
   void Start();
-  void Pause();   // asynchronous: takes effect before the next guest instruction after the exit
+  void Pause();  // asynchronous: takes effect before the next guest instruction after the exit
   void Resume();
   void RequestStop();
   void Join();
@@ -68,7 +68,7 @@ class VirtualProcessor {
   const int host_cpu_;
   std::thread thread_;
   bool parked_ = false;  // the VP's thread only
-  absl::Mutex mutex_;
+  Mutex mutex_;
   bool paused_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   static constexpr size_t kReasons = 48;

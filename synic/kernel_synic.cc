@@ -1,11 +1,12 @@
-// The kernel SynIC backend: KVM owns the SynIC MSRs, timers and the hypercall page. Doorbells arrive
-// through KVM_HYPERV_EVENTFD; an interrupt leaves through an irqfd on a Hyper-V SINT route, one GSI
-// per VP. A busy message slot is retried when KVM reports the end of the message through the irqfd's
-// resample event; that event also fires on every EOI of the vector, so it is watched only while a
-// message waits.
+// The kernel SynIC backend: KVM owns the SynIC MSRs, timers and the hypercall page. Doorbells
+// arrive through KVM_HYPERV_EVENTFD; an interrupt leaves through an irqfd on a Hyper-V SINT route,
+// one GSI per VP. A busy message slot is retried when KVM reports the end of the message through
+// the irqfd's resample event; that event also fires on every EOI of the vector, so it is watched
+// only while a message waits.
 #include <sys/epoll.h>
 
 #include "base/event_loop.h"
+#include "base/mutex.h"
 #include "synic/synic.h"
 
 namespace partita {
@@ -70,7 +71,7 @@ class KernelSynic : public Synic {
   void OnSynicExit(uint32_t index, uint64_t control, uint64_t siefp, uint64_t simp) override {
     Vp* vp = FindVp(index);
     if (vp == nullptr) return;
-    absl::MutexLock lock(&vp->mutex);
+    MutexLock lock(vp->mutex);
     vp->enabled = (control & 1) != 0;
     SetFlagPage(*vp, siefp);
     SetMessagePage(*vp, simp);
@@ -123,7 +124,7 @@ class KernelSynic : public Synic {
   // point count; the retry right after covers those before it.
   void UpdateWatch(uint32_t index) {
     auto& vp = static_cast<KernelVp&>(*FindVp(index));
-    absl::MutexLock lock(&vp.mutex);
+    MutexLock lock(vp.mutex);
     if (vp.wanted == vp.watched) return;
     vp.watched = vp.wanted;
     if (!vp.wanted) {
@@ -138,7 +139,7 @@ class KernelSynic : public Synic {
   }
 
   void OnEndOfMessage(KernelVp& vp) {
-    absl::MutexLock lock(&vp.mutex);
+    MutexLock lock(vp.mutex);
     std::ignore = vp.end_of_message.Take();
     resamples_.Add();
     Deliver(vp);

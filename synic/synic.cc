@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstring>
 
+#include "base/mutex.h"
+
 namespace partita {
 namespace {
 
@@ -71,7 +73,7 @@ void Synic::SetEventFlag(uint32_t index, uint32_t sint, uint32_t flag) {
     rejected_.Add();
     return;
   }
-  absl::MutexLock lock(&vp->mutex);
+  MutexLock lock(vp->mutex);
   if (!vp->enabled || vp->flags == nullptr) {
     lost_events_.Add();  // the guest moves its channels before it takes a VP offline
     return;
@@ -104,7 +106,7 @@ bool Synic::PostMessage(uint32_t index, uint32_t sint, uint32_t type,
     rejected_.Add();
     return false;
   }
-  absl::MutexLock lock(&vp->mutex);
+  MutexLock lock(vp->mutex);
   return Enqueue(*vp, sint, MakeMessage(type, payload));
 }
 
@@ -148,7 +150,7 @@ void Synic::Deliver(Vp& vp) {
 
 void Synic::DropMessages() {
   for (const auto& vp : vps_) {
-    absl::MutexLock lock(&vp->mutex);
+    MutexLock lock(vp->mutex);
     vp->queue.clear();
     QueueChanged(*vp);
   }

@@ -1,9 +1,9 @@
 // The synthetic interrupt controller of a partition: message slots, event flags, SINTs, timers.
 //
 // Two backends behind one class shape. What they share is here: both write messages and event flags
-// into the guest's own SIMP and SIEFP pages, keep a bounded queue per VP for SINT 2 (the only source
-// VMBus uses) and must not lose or reorder messages. They differ in how they learn the register state
-// and how an interrupt leaves.
+// into the guest's own SIMP and SIEFP pages, keep a bounded queue per VP for SINT 2 (the only
+// source VMBus uses) and must not lose or reorder messages. They differ in how they learn the
+// register state and how an interrupt leaves.
 //
 // Threads: MSR methods run on VP threads, SetEventFlag on channel loops, PostMessage on the control
 // thread; each VP has its own mutex, held for a few instructions.
@@ -18,12 +18,12 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "base/counters.h"
 #include "base/doorbell.h"
 #include "base/guest_memory.h"
 #include "base/hyperv_abi.h"
 #include "base/interrupt.h"
+#include "base/mutex.h"
 #include "partition/hypervisor/synic_port.h"
 #include "partition/kvm/kvm.h"
 
@@ -49,8 +49,8 @@ class Synic : public SynicPort, public Interrupt, public Doorbell {
   struct Vp {
     explicit Vp(const KvmVcpu& v) : vcpu(v) {}
     const KvmVcpu& vcpu;
-    absl::Mutex mutex;
-    bool enabled ABSL_GUARDED_BY(mutex) = false;  // SCONTROL bit 0
+    Mutex mutex;
+    bool enabled ABSL_GUARDED_BY(mutex) = false;           // SCONTROL bit 0
     std::byte* messages ABSL_GUARDED_BY(mutex) = nullptr;  // enabled SIMP page in host memory
     uint64_t messages_gpa ABSL_GUARDED_BY(mutex) = 0;
     std::byte* flags ABSL_GUARDED_BY(mutex) = nullptr;  // enabled SIEFP page

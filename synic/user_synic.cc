@@ -1,5 +1,5 @@
-// The user SynIC backend, for a KVM without Hyper-V emulation: SynIC and timer MSRs reach us through
-// the MSR filter, doorbells are ports bound to eventfds, interrupts are MSIs.
+// The user SynIC backend, for a KVM without Hyper-V emulation: SynIC and timer MSRs reach us
+// through the MSR filter, doorbells are ports bound to eventfds, interrupts are MSIs.
 #include <sys/timerfd.h>
 #include <time.h>
 
@@ -9,6 +9,7 @@
 #include <thread>
 #include <tuple>
 
+#include "base/mutex.h"
 #include "partition/hypervisor/reference_clock.h"
 #include "partition/machine.h"
 #include "synic/synic.h"
@@ -22,8 +23,8 @@ constexpr uint32_t kTimers = 4;
 struct SyntheticTimer {
   uint64_t config = 0;
   uint64_t count = 0;
-  uint64_t due = 0;       // reference time; 0 when not armed
-  bool pending = false;   // a message-mode expiry that found the queue full
+  uint64_t due = 0;      // reference time; 0 when not armed
+  bool pending = false;  // a message-mode expiry that found the queue full
 
   static constexpr uint64_t kEnable = 1, kPeriodic = 2, kAutoEnable = 8, kDirect = 1 << 12;
   static constexpr uint64_t kDefined = 0xF1FFF;  // bits 19:16 and 12:0
@@ -40,7 +41,7 @@ class UserSynic : public Synic {
   ~UserSynic() override {
     if (timer_thread_.joinable()) {
       {
-        absl::MutexLock lock(&timer_mutex_);
+        MutexLock lock(timer_mutex_);
         timer_stop_ = true;
       }
       timer_thread_.join();
@@ -68,7 +69,7 @@ class UserSynic : public Synic {
   bool ReadMsr(uint32_t index, uint32_t msr, uint64_t* value) override {
     UserVp* vp = Find(index);
     if (vp == nullptr) return false;
-    absl::MutexLock lock(&vp->mutex);
+    MutexLock lock(vp->mutex);
     if (msr >= hv::kMsrSint0 && msr <= hv::kMsrSint15) {
       *value = vp->sint[msr - hv::kMsrSint0];
       return true;
@@ -106,7 +107,7 @@ class UserSynic : public Synic {
     if (msr >= hv::kMsrStimer0Config && msr <= hv::kMsrStimer3Count) {
       return timers_enabled_ && WriteTimer(*vp, msr - hv::kMsrStimer0Config, value);
     }
-    absl::MutexLock lock(&vp->mutex);
+    MutexLock lock(vp->mutex);
     if (msr >= hv::kMsrSint0 && msr <= hv::kMsrSint15) {
       constexpr uint64_t kVectorMask = 0xFF, kFirstVector = 16;
       if ((value & hv::kSintMasked) == 0 && (value & kVectorMask) < kFirstVector) return false;
@@ -167,8 +168,8 @@ class UserSynic : public Synic {
 
   bool WriteTimer(UserVp& vp, uint32_t reg, uint64_t value) {
     constexpr uint64_t kDirectVectorFirst = 16;
-    absl::MutexLock order(&timer_mutex_);
-    absl::MutexLock lock(&vp.mutex);
+    MutexLock order(timer_mutex_);
+    MutexLock lock(vp.mutex);
     SyntheticTimer& timer = vp.timers[reg / 2];
     armed_.erase({timer.due, vp.vcpu.index(), reg / 2});
     timer.due = 0;
@@ -214,16 +215,16 @@ class UserSynic : public Synic {
         return timer_stop_ || (armed_.empty() ? Key{} : *armed_.begin()) != seen;
       };
       constexpr int64_t kLongest = 1000000000;
-      timer_mutex_.AwaitWithTimeout(
-          absl::Condition(&changed),
-          absl::Nanoseconds(std::min<uint64_t>(wait, static_cast<uint64_t>(kLongest))));
+      std::ignore = timer_mutex_.AwaitFor(
+          std::chrono::nanoseconds(std::min<uint64_t>(wait, static_cast<uint64_t>(kLongest))),
+          changed);
     }
     timer_mutex_.Unlock();
   }
 
   void Expire(UserVp& vp, uint32_t number, uint64_t due)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(timer_mutex_) {
-    absl::MutexLock lock(&vp.mutex);
+    MutexLock lock(vp.mutex);
     SyntheticTimer& timer = vp.timers[number];
     timer_expirations_.Add();
     if ((timer.config & SyntheticTimer::kPeriodic) != 0) {
@@ -253,7 +254,7 @@ class UserSynic : public Synic {
   const ReferenceClock& clock_;
   const bool timers_enabled_;
   using Key = std::tuple<uint64_t, uint32_t, uint32_t>;  // due time, VP, timer
-  absl::Mutex timer_mutex_;  // taken before a VP's mutex
+  Mutex timer_mutex_;                                    // taken before a VP's mutex
   std::set<Key> armed_ ABSL_GUARDED_BY(timer_mutex_);
   bool timer_stop_ ABSL_GUARDED_BY(timer_mutex_) = false;
   std::thread timer_thread_;

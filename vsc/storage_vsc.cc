@@ -111,9 +111,9 @@ bool StorageVsc::Submit(Channel& channel, uint8_t lun, std::span<const uint8_t> 
   for (size_t i = 0; i < pages; ++i) {
     buffer.pfns[i] = transport_.PfnOf(data - offset + i * vmbus::kRingPage);
   }
-  const auto headers = std::as_bytes(std::span(&buffer, 1))
-                           .first(sizeof(buffer.header) + sizeof(buffer.range) +
-                                  pages * sizeof(uint64_t));
+  const auto headers =
+      std::as_bytes(std::span(&buffer, 1))
+          .first(sizeof(buffer.header) + sizeof(buffer.range) + pages * sizeof(uint64_t));
   return channel.writer().Write(vmbus::kPacketGpaDirect, vmbus::kCompletionRequested, tag, headers,
                                 payload) == RingStatus::kOk;
 }

@@ -1,5 +1,6 @@
 // A storage driver for the synthetic SCSI controller: the guest's end of vsp/storage. Freestanding.
-// Each channel is driven by one VP; any number of requests may be in flight, up to what the ring holds.
+// Each channel is driven by one VP; any number of requests may be in flight, up to what the ring
+// holds.
 #ifndef PARTITA_VSC_STORAGE_VSC_H_
 #define PARTITA_VSC_STORAGE_VSC_H_
 
@@ -41,8 +42,8 @@ class StorageVsc {
                              bool data_in, Completion* completion);
   [[nodiscard]] bool ReadCapacity(uint8_t lun, std::byte* page, DiskGeometry* geometry);
 
-  // Asynchronous commands on any channel of the controller. `tag` comes back in the completion and is
-  // neither 0 nor one of the reserved transaction ids. False: the ring is full.
+  // Asynchronous commands on any channel of the controller. `tag` comes back in the completion and
+  // is neither 0 nor one of the reserved transaction ids. False: the ring is full.
   [[nodiscard]] bool Submit(vmbus::client::Channel& channel, uint8_t lun,
                             std::span<const uint8_t> cdb, const std::byte* data, uint32_t length,
                             bool data_in, uint64_t tag);

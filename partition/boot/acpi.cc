@@ -115,10 +115,9 @@ Bytes BuildDsdt() {
   }
   const Bytes board = Device("PORT", {Name("_HID", EisaId("PNP0C02")), Name("_UID", Integer(0)),
                                       Name("_CRS", ResourceTemplate({ports}))});
-  const Bytes body =
-      Concat({Name("\\_S5", Package({Integer(machine::kSleepTypeS5), Integer(0), Integer(0),
-                                     Integer(0)})),
-              Scope("\\_SB", {module, serial, clock, board})});
+  const Bytes body = Concat(
+      {Name("\\_S5", Package({Integer(machine::kSleepTypeS5), Integer(0), Integer(0), Integer(0)})),
+       Scope("\\_SB", {module, serial, clock, board})});
   Bytes table = Table("DSDT", 2, kHeader);
   table.insert(table.end(), body.begin(), body.end());
   Finish(table);
@@ -158,10 +157,17 @@ absl::StatusOr<uint64_t> WriteAcpiTables(GuestMemory& memory, const AcpiOptions&
   PutChecksum(root, 0, 20, 8);
   PutChecksum(root, 0, kRsdpSize, 32);
   fits = fits && memory.Write(rsdp, std::as_bytes(std::span(root)));
-  // Linux resets a hardware-reduced machine through EFI and, without EFI, through the BIOS reset vector
-  // in real mode: there it finds mov dx, kResetPort; mov al, kResetValue; out dx, al; hlt.
-  constexpr uint8_t kResetCode[] = {0xBA, machine::kResetPort & 0xFF, machine::kResetPort >> 8,
-                                    0xB0, machine::kResetValue, 0xEE, 0xF4, 0xEB, 0xFD};
+  // Linux resets a hardware-reduced machine through EFI and, without EFI, through the BIOS reset
+  // vector in real mode: there it finds mov dx, kResetPort; mov al, kResetValue; out dx, al; hlt.
+  constexpr uint8_t kResetCode[] = {0xBA,
+                                    machine::kResetPort & 0xFF,
+                                    machine::kResetPort >> 8,
+                                    0xB0,
+                                    machine::kResetValue,
+                                    0xEE,
+                                    0xF4,
+                                    0xEB,
+                                    0xFD};
   fits = fits && next <= machine::kResetVector &&
          memory.Write(machine::kResetVector, std::as_bytes(std::span(kResetCode)));
   if (!fits) return Internal("ACPI tables do not fit their area");

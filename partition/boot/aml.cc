@@ -77,8 +77,9 @@ Bytes EisaId(std::string_view id) {
   const uint32_t vendor = (letter(id[0]) << 10) | (letter(id[1]) << 5) | letter(id[2]);
   const uint32_t product = (hex(id[3]) << 12) | (hex(id[4]) << 8) | (hex(id[5]) << 4) | hex(id[6]);
   // Stored big-endian inside a little-endian DWord.
-  return Concat({{0x0C}, {static_cast<uint8_t>(vendor >> 8), static_cast<uint8_t>(vendor),
-                          static_cast<uint8_t>(product >> 8), static_cast<uint8_t>(product)}});
+  return Concat({{0x0C},
+                 {static_cast<uint8_t>(vendor >> 8), static_cast<uint8_t>(vendor),
+                  static_cast<uint8_t>(product >> 8), static_cast<uint8_t>(product)}});
 }
 
 Bytes Name(std::string_view name, const Bytes& value) {
@@ -117,8 +118,12 @@ Bytes LevelInterrupt(uint32_t gsi) {
 
 Bytes MemoryWindow(uint64_t first, uint64_t last) {
   constexpr uint8_t kMemory = 0, kFixedBothEnds = 0x0C, kCacheableReadWrite = 0x03;
-  return Concat({{0x8A, 0x2B, 0x00, kMemory, kFixedBothEnds, kCacheableReadWrite}, Little(0, 8),
-                 Little(first, 8), Little(last, 8), Little(0, 8), Little(last - first + 1, 8)});
+  return Concat({{0x8A, 0x2B, 0x00, kMemory, kFixedBothEnds, kCacheableReadWrite},
+                 Little(0, 8),
+                 Little(first, 8),
+                 Little(last, 8),
+                 Little(0, 8),
+                 Little(last - first + 1, 8)});
 }
 
 }  // namespace partita::aml

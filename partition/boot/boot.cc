@@ -25,9 +25,9 @@ struct MemoryRange {
 constexpr uint32_t kTypeRam = 1, kTypeAcpi = 3;
 
 std::vector<MemoryRange> MemoryMap(const GuestMemory& memory) {
-  std::vector<MemoryRange> map = {{0, machine::kLowRamEnd, kTypeRam},
-                                  {machine::kAcpiStart, machine::kAcpiEnd - machine::kAcpiStart,
-                                   kTypeAcpi}};
+  std::vector<MemoryRange> map = {
+      {0, machine::kLowRamEnd, kTypeRam},
+      {machine::kAcpiStart, machine::kAcpiEnd - machine::kAcpiStart, kTypeAcpi}};
   for (const GuestMemory::Region& region : memory.regions()) {
     const uint64_t start = region.gpa == 0 ? machine::kAcpiEnd : region.gpa;
     map.push_back({start, region.gpa + region.size - start, kTypeRam});
@@ -194,8 +194,7 @@ std::optional<uint32_t> FindPvhEntry(std::span<const uint8_t> notes) {
   return std::nullopt;
 }
 
-absl::StatusOr<BootEntry> LoadElf(GuestMemory& memory, const BootImage& image,
-                                  uint64_t file_size) {
+absl::StatusOr<BootEntry> LoadElf(GuestMemory& memory, const BootImage& image, uint64_t file_size) {
   Elf64_Ehdr elf{};
   if (!ReadAll(image.kernel_fd, 0, &elf, sizeof(elf)) || elf.e_ident[EI_CLASS] != ELFCLASS64 ||
       elf.e_machine != EM_X86_64 || elf.e_phentsize != sizeof(Elf64_Phdr) || elf.e_phnum == 0) {

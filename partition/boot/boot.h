@@ -12,8 +12,8 @@
 namespace partita {
 
 struct BootImage {
-  int kernel_fd = -1;   // borrowed
-  int initrd_fd = -1;   // -1: none
+  int kernel_fd = -1;  // borrowed
+  int initrd_fd = -1;  // -1: none
   std::string command_line;
   uint64_t rsdp = 0;
 };

@@ -7,9 +7,20 @@ namespace {
 
 uint8_t Bcd(int value) { return static_cast<uint8_t>(((value / 10) << 4) | (value % 10)); }
 
-enum : uint8_t { kSeconds = 0, kMinutes = 2, kHours = 4, kWeekday = 6, kDay = 7, kMonth = 8,
-                 kYear = 9, kStatusA = 0xA, kStatusB = 0xB, kStatusC = 0xC, kStatusD = 0xD,
-                 kCentury = 0x32 };
+enum : uint8_t {
+  kSeconds = 0,
+  kMinutes = 2,
+  kHours = 4,
+  kWeekday = 6,
+  kDay = 7,
+  kMonth = 8,
+  kYear = 9,
+  kStatusA = 0xA,
+  kStatusB = 0xB,
+  kStatusC = 0xC,
+  kStatusD = 0xD,
+  kCentury = 0x32
+};
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// Port I/O dispatch. Devices register before VPs run; look-ups then need no lock. Accesses come from
-// VP threads and must not block.
+// Port I/O dispatch. Devices register before VPs run; look-ups then need no lock. Accesses come
+// from VP threads and must not block.
 #ifndef PARTITA_PARTITION_CHIPSET_PIO_BUS_H_
 #define PARTITA_PARTITION_CHIPSET_PIO_BUS_H_
 
@@ -25,8 +25,9 @@ class PioBus {
   void Read(uint16_t port, uint8_t* data, unsigned size) const {
     for (unsigned i = 0; i < size; ++i) {
       const Range* range = Find(static_cast<uint16_t>(port + i));
-      data[i] = range == nullptr ? uint8_t{0xFF}
-                                 : range->device->Read(static_cast<uint16_t>(port + i - range->base));
+      data[i] = range == nullptr
+                    ? uint8_t{0xFF}
+                    : range->device->Read(static_cast<uint16_t>(port + i - range->base));
     }
   }
   void Write(uint16_t port, const uint8_t* data, unsigned size) const {

@@ -2,12 +2,22 @@
 
 #include <algorithm>
 
+#include "base/mutex.h"
+
 namespace partita {
 namespace {
 
 // Register offsets.
-enum : uint16_t { kData, kInterruptEnable, kIdentify, kLineControl, kModemControl, kLineStatus,
-                  kModemStatus, kScratch };
+enum : uint16_t {
+  kData,
+  kInterruptEnable,
+  kIdentify,
+  kLineControl,
+  kModemControl,
+  kLineStatus,
+  kModemStatus,
+  kScratch
+};
 constexpr uint8_t kEnableReceive = 1, kEnableTransmit = 2;
 constexpr uint8_t kIdNone = 1, kIdTransmit = 2, kIdReceive = 4, kIdFifos = 0xC0;
 constexpr uint8_t kDivisorLatch = 0x80;
@@ -29,7 +39,7 @@ void SerialPort::UpdateLine() {
 }
 
 uint8_t SerialPort::Read(uint16_t offset) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   const bool latch = (line_control_ & kDivisorLatch) != 0;
   switch (offset) {
     case kData: {
@@ -73,7 +83,7 @@ uint8_t SerialPort::Read(uint16_t offset) {
 void SerialPort::Write(uint16_t offset, uint8_t value) {
   bool wake = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     const bool latch = (line_control_ & kDivisorLatch) != 0;
     switch (offset) {
       case kData:
@@ -124,19 +134,19 @@ void SerialPort::Write(uint16_t offset, uint8_t value) {
 }
 
 std::string SerialPort::TakeOutput() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   std::string taken;
   taken.swap(output_);
   return taken;
 }
 
 void SerialPort::ReturnOutput(std::string_view tail) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   output_.insert(0, tail);
 }
 
 size_t SerialPort::Input(std::span<const char> bytes) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   const size_t count = std::min(bytes.size(), kInputLimit - std::min(kInputLimit, input_.size()));
   input_.insert(input_.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(count));
   UpdateLine();

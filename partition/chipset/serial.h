@@ -11,8 +11,8 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "base/counters.h"
+#include "base/mutex.h"
 #include "partition/chipset/pio_bus.h"
 
 namespace partita {
@@ -35,7 +35,7 @@ class SerialPort : public PioDevice {
   // Puts back a tail that the console did not take, in front of newer output.
   void ReturnOutput(std::string_view tail);
   [[nodiscard]] bool HasOutput() const {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     return !output_.empty();
   }
   // Bytes typed by the user; returns how many fit.
@@ -47,7 +47,7 @@ class SerialPort : public PioDevice {
 
   const std::function<void(bool)> set_line_;
   const std::function<void()> output_ready_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::string output_ ABSL_GUARDED_BY(mutex_);
   std::deque<uint8_t> input_ ABSL_GUARDED_BY(mutex_);
   uint8_t interrupt_enable_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -55,7 +55,7 @@ class SerialPort : public PioDevice {
   uint8_t line_control_ ABSL_GUARDED_BY(mutex_) = 0;
   uint8_t modem_control_ ABSL_GUARDED_BY(mutex_) = 0;
   uint8_t scratch_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint16_t divisor_ ABSL_GUARDED_BY(mutex_) = 1;  // 115,200 baud
+  uint16_t divisor_ ABSL_GUARDED_BY(mutex_) = 1;         // 115,200 baud
   bool transmit_empty_ ABSL_GUARDED_BY(mutex_) = false;  // transmitter-empty interrupt is pending
   bool line_ ABSL_GUARDED_BY(mutex_) = false;
   Counter written_, dropped_;

@@ -25,27 +25,27 @@ struct AllowedBit {
 
 constexpr AllowedBit kAllowed[] = {
     // Partition privileges, low half.
-    {hv::kCpuidFeatures, Register::kEax, 0, true, true},    // VP_RUNTIME
-    {hv::kCpuidFeatures, Register::kEax, 1, true, true},    // TIME_REF_COUNT
-    {hv::kCpuidFeatures, Register::kEax, 2, true, true},    // SynIC
+    {hv::kCpuidFeatures, Register::kEax, 0, true, true},  // VP_RUNTIME
+    {hv::kCpuidFeatures, Register::kEax, 1, true, true},  // TIME_REF_COUNT
+    {hv::kCpuidFeatures, Register::kEax, 2, true, true},  // SynIC
     {hv::kCpuidFeatures, Register::kEax, 3, true, true, AllowedBit::kTimers},
-    {hv::kCpuidFeatures, Register::kEax, 4, false, true},   // VP assist page, as KVM enforces it
-    {hv::kCpuidFeatures, Register::kEax, 5, true, true},    // hypercall MSRs
-    {hv::kCpuidFeatures, Register::kEax, 6, true, true},    // VP_INDEX
-    {hv::kCpuidFeatures, Register::kEax, 7, true, true},    // RESET
+    {hv::kCpuidFeatures, Register::kEax, 4, false, true},  // VP assist page, as KVM enforces it
+    {hv::kCpuidFeatures, Register::kEax, 5, true, true},   // hypercall MSRs
+    {hv::kCpuidFeatures, Register::kEax, 6, true, true},   // VP_INDEX
+    {hv::kCpuidFeatures, Register::kEax, 7, true, true},   // RESET
     {hv::kCpuidFeatures, Register::kEax, 9, true, true, AllowedBit::kTscPage},
-    {hv::kCpuidFeatures, Register::kEax, 11, true, true},   // frequency MSRs
+    {hv::kCpuidFeatures, Register::kEax, 11, true, true},  // frequency MSRs
     // Partition privileges, high half.
-    {hv::kCpuidFeatures, Register::kEbx, 4, true, true},    // post messages
-    {hv::kCpuidFeatures, Register::kEbx, 5, true, true},    // signal events
+    {hv::kCpuidFeatures, Register::kEbx, 4, true, true},  // post messages
+    {hv::kCpuidFeatures, Register::kEbx, 5, true, true},  // signal events
     // Miscellaneous features.
-    {hv::kCpuidFeatures, Register::kEdx, 8, true, true},    // frequency MSRs
-    {hv::kCpuidFeatures, Register::kEdx, 10, true, true},   // crash MSRs
+    {hv::kCpuidFeatures, Register::kEdx, 8, true, true},                        // frequency MSRs
+    {hv::kCpuidFeatures, Register::kEdx, 10, true, true},                       // crash MSRs
     {hv::kCpuidFeatures, Register::kEdx, 19, true, true, AllowedBit::kTimers},  // direct mode
     // Recommendations. Bit 9 (no auto-EOI) is set below without asking KVM.
-    {hv::kCpuidHints, Register::kEax, 2, false, true},      // remote TLB flush
-    {hv::kCpuidHints, Register::kEax, 10, false, true},     // cluster IPI
-    {hv::kCpuidHints, Register::kEax, 11, false, true},     // sparse processor sets
+    {hv::kCpuidHints, Register::kEax, 2, false, true},   // remote TLB flush
+    {hv::kCpuidHints, Register::kEax, 10, false, true},  // cluster IPI
+    {hv::kCpuidHints, Register::kEax, 11, false, true},  // sparse processor sets
 };
 constexpr uint32_t kHintRelaxedTiming = Bit(5);
 constexpr uint32_t kHintNoAutoEoi = Bit(9);
@@ -92,8 +92,8 @@ void FixOrdinaryLeaf(const CpuidOptions& options, uint32_t vp, kvm_cpuid_entry2&
   switch (entry.function) {
     case 0x1:
       entry.ebx = (entry.ebx & 0x0000FFFF) | (vp << 24) | (std::min(1u << id_bits, 255u) << 16);
-      entry.ecx |= Bit(31);                  // a hypervisor is present
-      entry.ecx &= ~(Bit(5) | Bit(3));       // no VMX, no MONITOR
+      entry.ecx |= Bit(31);             // a hypervisor is present
+      entry.ecx &= ~(Bit(5) | Bit(3));  // no VMX, no MONITOR
       entry.edx = count > 1 ? entry.edx | Bit(28) : entry.edx & ~Bit(28);  // multi-threading
       break;
     case 0x4:

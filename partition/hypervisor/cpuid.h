@@ -1,5 +1,5 @@
-// The CPUID a child partition sees: ordinary leaves from KVM made coherent for this machine, plus the
-// Hyper-V leaves from our own allow-table. No KVM leaf survives: Linux prefers a KVM signature.
+// The CPUID a child partition sees: ordinary leaves from KVM made coherent for this machine, plus
+// the Hyper-V leaves from our own allow-table. No KVM leaf survives: Linux prefers a KVM signature.
 #ifndef PARTITA_PARTITION_HYPERVISOR_CPUID_H_
 #define PARTITA_PARTITION_HYPERVISOR_CPUID_H_
 
@@ -13,7 +13,7 @@ namespace partita {
 struct CpuidOptions {
   SynicKind synic = SynicKind::kUser;
   uint32_t vp_count = 1;
-  bool reference_tsc = true;    // the host's clocksource is the TSC
+  bool reference_tsc = true;      // the host's clocksource is the TSC
   bool synthetic_timers = false;  // user backend: advertised only on request
 };
 

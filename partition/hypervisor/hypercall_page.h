@@ -1,7 +1,8 @@
-// The code that the user SynIC backend places into the guest's hypercall page. It starts with ENDBR64
-// and changes no register but RAX. A fast HvSignalEvent with flag number 0 and a connection id in the
-// doorbell range becomes one OUT to the port of that number, which KVM turns into an eventfd without
-// leaving the kernel; every other call is one trapping IN whose 32-bit result is the status.
+// The code that the user SynIC backend places into the guest's hypercall page. It starts with
+// ENDBR64 and changes no register but RAX. A fast HvSignalEvent with flag number 0 and a connection
+// id in the doorbell range becomes one OUT to the port of that number, which KVM turns into an
+// eventfd without leaving the kernel; every other call is one trapping IN whose 32-bit result is
+// the status.
 #ifndef PARTITA_PARTITION_HYPERVISOR_HYPERCALL_PAGE_H_
 #define PARTITA_PARTITION_HYPERVISOR_HYPERCALL_PAGE_H_
 

@@ -25,8 +25,8 @@ class ReferenceClock : public Clock {
 
  private:
   uint64_t tsc_hz_ = 1;
-  uint64_t scale_ = 0;       // floor(2^64 * 10^7 / tsc_hz)
-  int64_t offset_ = 0;       // 100 ns units
+  uint64_t scale_ = 0;        // floor(2^64 * 10^7 / tsc_hz)
+  int64_t offset_ = 0;        // 100 ns units
   uint64_t guest_delta_ = 0;  // guest TSC minus host TSC
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/mutex.h"
 #include "partition/hypervisor/hypercall_page.h"
 
 namespace partita {
@@ -68,7 +69,7 @@ bool SyntheticMsrs::Write(uint32_t vp, uint32_t msr, uint64_t value) {
 }
 
 bool SyntheticMsrs::WriteGuestOsId(uint32_t, uint32_t, uint64_t value) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   guest_os_id_ = value;
   if (value == 0) hypercall_ &= ~hv::kMsrPageEnable;
   return true;
@@ -76,7 +77,7 @@ bool SyntheticMsrs::WriteGuestOsId(uint32_t, uint32_t, uint64_t value) {
 
 bool SyntheticMsrs::WriteHypercall(uint32_t, uint32_t, uint64_t value) {
   constexpr uint64_t kLocked = 2;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   if ((hypercall_ & kLocked) != 0) return true;
   if (guest_os_id_ == 0) value &= ~hv::kMsrPageEnable;
   if ((value & hv::kMsrPageEnable) != 0) {
@@ -93,7 +94,7 @@ bool SyntheticMsrs::WriteReset(uint32_t, uint32_t, uint64_t value) {
 }
 
 bool SyntheticMsrs::WriteReferenceTsc(uint32_t, uint32_t, uint64_t value) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   if ((value & hv::kMsrPageEnable) != 0) {
     const uint64_t gpa = value & hv::kMsrPageMask;
     hv::ReferenceTscPage page = clock_.Page();
@@ -119,7 +120,7 @@ bool SyntheticMsrs::WriteVpAssist(uint32_t vp, uint32_t, uint64_t value) {
 bool SyntheticMsrs::WriteCrash(uint32_t, uint32_t msr, uint64_t value) {
   CrashReport report;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     if (msr != hv::kMsrCrashCtl) {
       crash_[msr - hv::kMsrCrashP0] = value;
       return true;
@@ -146,11 +147,11 @@ bool SyntheticMsrs::ReadSynic(uint32_t vp, uint32_t msr, uint64_t* value) {
 }
 
 bool SyntheticMsrs::ReadPartition(uint32_t, uint32_t msr, uint64_t* value) {
-  absl::MutexLock lock(&mutex_);
-  *value = msr == hv::kMsrGuestOsId     ? guest_os_id_
-           : msr == hv::kMsrHypercall   ? hypercall_
+  MutexLock lock(mutex_);
+  *value = msr == hv::kMsrGuestOsId      ? guest_os_id_
+           : msr == hv::kMsrHypercall    ? hypercall_
            : msr == hv::kMsrReferenceTsc ? reference_tsc_
-                                        : 0;
+                                         : 0;
   return true;
 }
 
@@ -162,7 +163,8 @@ bool SyntheticMsrs::ReadVp(uint32_t vp, uint32_t msr, uint64_t* value) {
   } else {  // VP run time: the CPU time of the thread that is this VP
     timespec time{};
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-    *value = static_cast<uint64_t>(time.tv_sec) * 10000000 + static_cast<uint64_t>(time.tv_nsec) / 100;
+    *value =
+        static_cast<uint64_t>(time.tv_sec) * 10000000 + static_cast<uint64_t>(time.tv_nsec) / 100;
   }
   return true;
 }
@@ -179,7 +181,7 @@ bool SyntheticMsrs::ReadTime(uint32_t, uint32_t msr, uint64_t* value) {
 }
 
 bool SyntheticMsrs::ReadCrash(uint32_t, uint32_t msr, uint64_t* value) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   *value = msr == hv::kMsrCrashCtl ? hv::kCrashNotify | hv::kCrashMessage
                                    : crash_[msr - hv::kMsrCrashP0];
   return true;

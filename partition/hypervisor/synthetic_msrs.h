@@ -3,17 +3,17 @@
 #ifndef PARTITA_PARTITION_HYPERVISOR_SYNTHETIC_MSRS_H_
 #define PARTITA_PARTITION_HYPERVISOR_SYNTHETIC_MSRS_H_
 
-#include <atomic>
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "base/counters.h"
 #include "base/guest_memory.h"
+#include "base/mutex.h"
 #include "partition/hypervisor/reference_clock.h"
 #include "partition/hypervisor/synic_port.h"
 #include "partition/machine.h"
@@ -62,7 +62,7 @@ class SyntheticMsrs {
   SynicPort& synic_;
   const bool reference_tsc_enabled_;
   const Events events_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   uint64_t guest_os_id_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t hypercall_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t reference_tsc_ ABSL_GUARDED_BY(mutex_) = 0;

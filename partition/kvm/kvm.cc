@@ -12,14 +12,16 @@
 namespace partita {
 namespace {
 
-// The kernel's structs with a trailing array are two 32-bit words followed by the entries. In C++ the
-// headers of Debian 12 (__DECLARE_FLEX_ARRAY with an empty struct, which C++ gives a byte) lay them out
-// four bytes too far and so also compute wrong ioctl numbers: docs/quirks.md, "flexible arrays". Both
-// are made here instead.
+// The kernel's structs with a trailing array are two 32-bit words followed by the entries. In C++
+// the headers of Debian 12 (__DECLARE_FLEX_ARRAY with an empty struct, which C++ gives a byte) lay
+// them out four bytes too far and so also compute wrong ioctl numbers: docs/quirks.md, "flexible
+// arrays". Both are made here instead.
 template <typename Entry>
 class Trailing {
  public:
-  explicit Trailing(size_t count) : words_(1 + (count * sizeof(Entry) + 7) / 8) { set_count(count); }
+  explicit Trailing(size_t count) : words_(1 + (count * sizeof(Entry) + 7) / 8) {
+    set_count(count);
+  }
   void set_count(size_t count) { words_[0] = static_cast<uint32_t>(count); }
   [[nodiscard]] uint32_t count() const { return static_cast<uint32_t>(words_[0]); }
   [[nodiscard]] Entry* entries() { return reinterpret_cast<Entry*>(words_.data() + 1); }
@@ -81,9 +83,7 @@ absl::StatusOr<CpuidTable> SupportedCpuid(int kvm_fd) {
   return table;
 }
 
-CpuidTable SupportedHypervCpuid(int kvm_fd) {
-  return ReadCpuid(kvm_fd, kGetSupportedHvCpuid);
-}
+CpuidTable SupportedHypervCpuid(int kvm_fd) { return ReadCpuid(kvm_fd, kGetSupportedHvCpuid); }
 
 kvm_run* KvmVcpu::run() const { return reinterpret_cast<kvm_run*>(run_.data()); }
 

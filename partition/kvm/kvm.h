@@ -1,5 +1,6 @@
 // Thin owners of KVM's three kinds of descriptor. Errors carry the ioctl's purpose; no policy here.
-// KvmVm's methods may be called from any thread; KvmVcpu belongs to its VP's thread except Kick data.
+// KvmVm's methods may be called from any thread; KvmVcpu belongs to its VP's thread except Kick
+// data.
 #ifndef PARTITA_PARTITION_KVM_KVM_H_
 #define PARTITA_PARTITION_KVM_KVM_H_
 

@@ -19,14 +19,14 @@ absl::StatusOr<std::unique_ptr<GuestRam>> GuestRam::Create(uint64_t size, PageKi
   std::unique_ptr<GuestRam> ram(new GuestRam);
   const bool huge = kind == PageKind::kHuge;
   constexpr unsigned kHuge2Mib = 21u << 26;  // MFD_HUGE_2MB of linux/memfd.h
-  ram->fd_ = UniqueFd(
-      memfd_create("partita-ram", MFD_CLOEXEC | (huge ? MFD_HUGETLB | kHuge2Mib : 0u)));
+  ram->fd_ =
+      UniqueFd(memfd_create("partita-ram", MFD_CLOEXEC | (huge ? MFD_HUGETLB | kHuge2Mib : 0u)));
   if (!ram->fd_.valid()) return SystemError("creating the guest-RAM memfd");
   if (ftruncate(ram->fd_.get(), static_cast<off_t>(size)) != 0) {
     return SystemError("sizing the guest-RAM memfd");
   }
-  auto mapping = Mapping::Map(size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                              ram->fd_.get());
+  auto mapping =
+      Mapping::Map(size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, ram->fd_.get());
   if (!mapping.ok()) {
     if (!huge) return mapping.status();
     return ResourceExhausted(
@@ -45,8 +45,8 @@ absl::StatusOr<std::unique_ptr<GuestRam>> GuestRam::Create(uint64_t size, PageKi
                           .size = size - low,
                           .host = host + low,
                           .file_offset = low}};
-  ram->memory_ = std::make_unique<GuestMemory>(std::span(regions).first(size > low ? 2 : 1),
-                                               ram->fd_.get());
+  ram->memory_ =
+      std::make_unique<GuestMemory>(std::span(regions).first(size > low ? 2 : 1), ram->fd_.get());
   return ram;
 }
 

@@ -1,5 +1,6 @@
-// A partition without a hypervisor: RAM in a memfd, a VMBus server on its own control thread, and the
-// guest's transport as plain calls. The guest's end is the very vsc code that runs inside a real guest.
+// A partition without a hypervisor: RAM in a memfd, a VMBus server on its own control thread, and
+// the guest's transport as plain calls. The guest's end is the very vsc code that runs inside a
+// real guest.
 #ifndef PARTITA_TESTS_FAKES_HOSTED_PARTITION_H_
 #define PARTITA_TESTS_FAKES_HOSTED_PARTITION_H_
 
@@ -14,8 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
 #include "base/event_loop.h"
+#include "base/mutex.h"
 #include "partition/memory/guest_ram.h"
 #include "vmbus/client/connection.h"
 #include "vmbus/server/vmbus_server.h"
@@ -63,7 +64,8 @@ class HostedPartition : public Interrupt, public Doorbell {
   }
   [[nodiscard]] uint64_t Pfn(const void* page) {
     return static_cast<uint64_t>(static_cast<const std::byte*>(page) -
-                                 memory().regions()[0].host) >> kPageShift;
+                                 memory().regions()[0].host) >>
+           kPageShift;
   }
   std::map<std::string, uint64_t> Stats() {
     StatSink sink;
@@ -73,29 +75,29 @@ class HostedPartition : public Interrupt, public Doorbell {
 
   // Interrupt
   void SetEventFlag(uint32_t, uint32_t, uint32_t flag) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     ++events_[flag];
     ++activity_;
   }
   bool PostMessage(uint32_t vp, uint32_t, uint32_t, std::span<const std::byte> payload) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     if (vp >= vp_count_ || messages_.size() >= message_limit_) return false;
     messages_.emplace_back(payload.begin(), payload.end());
     ++activity_;
     return true;
   }
   void DropMessages() override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     messages_.clear();
   }
   // Doorbell
   absl::Status Bind(uint32_t connection_id, int event_fd) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     doorbells_[connection_id] = event_fd;
     return absl::OkStatus();
   }
   void Unbind(uint32_t connection_id, int) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     doorbells_.erase(connection_id);
   }
 
@@ -108,14 +110,14 @@ class HostedPartition : public Interrupt, public Doorbell {
           connection_id, 1, std::span(static_cast<const std::byte*>(payload), size));
     }
     void Signal(uint32_t connection_id) override {
-      absl::MutexLock lock(&partition_.mutex_);
+      MutexLock lock(partition_.mutex_);
       const auto it = partition_.doorbells_.find(connection_id);
       if (it == partition_.doorbells_.end()) return;
       const uint64_t one = 1;
       [[maybe_unused]] const ssize_t written = write(it->second, &one, sizeof(one));
     }
     bool Receive(std::byte* out) override {
-      absl::MutexLock lock(&partition_.mutex_);
+      MutexLock lock(partition_.mutex_);
       if (partition_.messages_.empty()) return false;
       std::memset(out, 0, vmbus::kMaxMessage);
       std::memcpy(out, partition_.messages_.front().data(), partition_.messages_.front().size());
@@ -123,10 +125,9 @@ class HostedPartition : public Interrupt, public Doorbell {
       return true;
     }
     bool Wait() override {
-      absl::MutexLock lock(&partition_.mutex_);
+      MutexLock lock(partition_.mutex_);
       auto changed = [this] { return partition_.activity_ != seen_; };
-      const bool ok = partition_.mutex_.AwaitWithTimeout(absl::Condition(&changed),
-                                                         absl::Seconds(20));
+      const bool ok = partition_.mutex_.AwaitFor(std::chrono::seconds(20), changed);
       seen_ = partition_.activity_;
       return ok;
     }
@@ -138,11 +139,11 @@ class HostedPartition : public Interrupt, public Doorbell {
   };
 
   void LimitMessages(size_t limit) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     message_limit_ = limit;
   }
   [[nodiscard]] uint64_t Events(uint32_t relid) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     return events_[relid];
   }
 
@@ -153,7 +154,7 @@ class HostedPartition : public Interrupt, public Doorbell {
   std::unique_ptr<vmbus::VmbusServer> server_;
   std::thread thread_;
   size_t next_ = 1 << 20;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<std::vector<std::byte>> messages_;
   size_t message_limit_ = 4096;
   std::map<uint32_t, int> doorbells_;

@@ -86,8 +86,9 @@ class GuestTest : public testing::Test {
   }
   // Boots the enlightened guest with a job.
   [[nodiscard]] Outcome Guest(const std::string& job, const std::string& more = "") const {
-    return Shell(Partita("run --kernel " + Directory() + "/enlightened-guest --memory 128M --synic " +
-                         Synic() + " --cmdline '" + job + "' " + more));
+    return Shell(Partita("run --kernel " + Directory() +
+                         "/enlightened-guest --memory 128M --synic " + Synic() + " --cmdline '" +
+                         job + "' " + more));
   }
   std::string scratch, disk;
 };
@@ -100,10 +101,10 @@ uint64_t Pattern(uint64_t word, uint64_t seed) {
 TEST_F(GuestTest, WritesAndVerifies64MiBOnOneAndTwoVps) {
   for (const uint64_t vps : {1u, 2u}) {
     const uint64_t seed = 100 + vps;
-    const Outcome run = Guest("job=verify mib=64 vps=" + std::to_string(vps) +
-                                  " seed=" + std::to_string(seed),
-                              "--cpus " + std::to_string(vps) + " --disk " + disk +
-                                  " --stats-json " + scratch + "/stats");
+    const Outcome run =
+        Guest("job=verify mib=64 vps=" + std::to_string(vps) + " seed=" + std::to_string(seed),
+              "--cpus " + std::to_string(vps) + " --disk " + disk + " --stats-json " + scratch +
+                  "/stats");
     ASSERT_EQ(run.status, 0) << run.output;
     EXPECT_EQ(run.Event("result").value("errors", 1), 0);
     EXPECT_EQ(run.Event("vmbus").value("version", 0), 0x50003);
@@ -158,13 +159,13 @@ TEST_F(GuestTest, DoorbellsAndInterruptsPerIo) {
 }
 
 TEST_F(GuestTest, BenchReportsItsKeys) {
-  const Outcome bench = Shell(Partita("bench storage --disk " + disk +
-                                      " --seconds 1 --json --synic " + Synic()));
+  const Outcome bench =
+      Shell(Partita("bench storage --disk " + disk + " --seconds 1 --json --synic " + Synic()));
   ASSERT_EQ(bench.status, 0) << bench.output;
   const auto json = nlohmann::json::parse(bench.output);
-  for (const char* key : {"/partition/iops", "/host/iops", "/ratio", "/doorbells_per_io",
-                          "/exits_per_io", "/interrupts_per_io", "/latency_us/p50",
-                          "/latency_us/p99", "/latency_us/p999"}) {
+  for (const char* key :
+       {"/partition/iops", "/host/iops", "/ratio", "/doorbells_per_io", "/exits_per_io",
+        "/interrupts_per_io", "/latency_us/p50", "/latency_us/p99", "/latency_us/p999"}) {
     ASSERT_TRUE(json.contains(nlohmann::json::json_pointer(key))) << key;
     EXPECT_TRUE(json.at(nlohmann::json::json_pointer(key)).is_number()) << key;
   }
@@ -207,8 +208,8 @@ TEST_F(GuestTest, ADiskInUseIsRefusedAndFreeAfterACrash) {
   // Ends only the worker that holds this test's disk.
   Shell("for p in $(pidof partita-worker); do ls -l /proc/$p/fd | grep -q " + disk +
         " && kill -9 $p; done; for i in $(seq 100); do flock -n " + disk + " true; sleep 0.05; " +
-        Partita("run --kernel " + Directory() + "/enlightened-guest --memory 128M --synic " + Synic() +
-                " --cmdline job=hello --disk " + disk) +
+        Partita("run --kernel " + Directory() + "/enlightened-guest --memory 128M --synic " +
+                Synic() + " --cmdline job=hello --disk " + disk) +
         " > " + scratch + "/again && break; done");
   EXPECT_EQ(Guest("job=hello", "--disk " + disk).status, 0);
 }

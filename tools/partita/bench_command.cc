@@ -105,20 +105,22 @@ nlohmann::ordered_json Describe(const LoadResult& r, uint32_t block_size) {
 void PrintText(const BenchOptions& o, const LoadResult& partition, const LoadResult& host,
                uint32_t block_size, double exits) {
   auto row = [&](const char* name, const LoadResult& r) {
-    printf("  %-10s %10.0f IOPS %8.1f MB/s   p50 %7.1f  p99 %7.1f  p99.9 %7.1f us   %6.2f CPU s/M\n",
-           name, r.Iops(), r.Iops() * block_size / 1e6, static_cast<double>(r.p50_ns) / 1e3,
-           static_cast<double>(r.p99_ns) / 1e3, static_cast<double>(r.p999_ns) / 1e3,
-           r.cpu_seconds * 1e6 / static_cast<double>(r.ios));
+    printf(
+        "  %-10s %10.0f IOPS %8.1f MB/s   p50 %7.1f  p99 %7.1f  p99.9 %7.1f us   %6.2f CPU s/M\n",
+        name, r.Iops(), r.Iops() * block_size / 1e6, static_cast<double>(r.p50_ns) / 1e3,
+        static_cast<double>(r.p99_ns) / 1e3, static_cast<double>(r.p999_ns) / 1e3,
+        r.cpu_seconds * 1e6 / static_cast<double>(r.ios));
   };
   const double ios = static_cast<double>(partition.ios);
-  printf("%s, blocks of %u bytes, depth %u, %u VP%s, %s mode, %u s each\n", o.rw.c_str(), block_size,
-         o.queue_depth, o.cpus, o.cpus == 1 ? "" : "s", o.mode.c_str(), o.seconds);
+  printf("%s, blocks of %u bytes, depth %u, %u VP%s, %s mode, %u s each\n", o.rw.c_str(),
+         block_size, o.queue_depth, o.cpus, o.cpus == 1 ? "" : "s", o.mode.c_str(), o.seconds);
   row("partition", partition);
   row("host", host);
-  printf("  ratio %.3f; per I/O in the partition: %.4f doorbells, %.4f interrupts, %.4f exits to "
-         "user space\n",
-         partition.Iops() / host.Iops(), static_cast<double>(partition.doorbells) / ios,
-         static_cast<double>(partition.interrupts) / ios, exits / ios);
+  printf(
+      "  ratio %.3f; per I/O in the partition: %.4f doorbells, %.4f interrupts, %.4f exits to "
+      "user space\n",
+      partition.Iops() / host.Iops(), static_cast<double>(partition.doorbells) / ios,
+      static_cast<double>(partition.interrupts) / ios, exits / ios);
 }
 
 }  // namespace
@@ -158,7 +160,8 @@ int BenchStorage(const BenchOptions& o) {
     out["queue_depth"] = o.queue_depth;
     out["mode"] = o.mode;
     out["cpus"] = o.cpus;
-    out["synic"] = stats["synic.eoms"] == 0 && stats.contains("synic.resamples") ? "kernel" : "user";
+    out["synic"] =
+        stats["synic.eoms"] == 0 && stats.contains("synic.resamples") ? "kernel" : "user";
     out["partition"] = Describe(*partition, *block_size);
     out["host"] = Describe(*host, *block_size);
     out["ratio"] = partition->Iops() / host->Iops();
@@ -169,9 +172,8 @@ int BenchStorage(const BenchOptions& o) {
     out["latency_us"] = {{"p50", micro(partition->p50_ns)},
                          {"p99", micro(partition->p99_ns)},
                          {"p999", micro(partition->p999_ns)}};
-    out["host_latency_us"] = {{"p50", micro(host->p50_ns)},
-                              {"p99", micro(host->p99_ns)},
-                              {"p999", micro(host->p999_ns)}};
+    out["host_latency_us"] = {
+        {"p50", micro(host->p50_ns)}, {"p99", micro(host->p99_ns)}, {"p999", micro(host->p999_ns)}};
     printf("%s\n", out.dump(2).c_str());
   }
   if (partition->errors + host->errors != 0) {

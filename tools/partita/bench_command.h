@@ -1,5 +1,5 @@
-// `partita bench storage`: the load inside a partition (the enlightened guest), then the same load from
-// the host, on the same file; both and their ratio.
+// `partita bench storage`: the load inside a partition (the enlightened guest), then the same load
+// from the host, on the same file; both and their ratio.
 #ifndef PARTITA_TOOLS_PARTITA_BENCH_COMMAND_H_
 #define PARTITA_TOOLS_PARTITA_BENCH_COMMAND_H_
 

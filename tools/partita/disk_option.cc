@@ -1,8 +1,8 @@
 #include "tools/partita/disk_option.h"
 
 #include <fcntl.h>
-#include <sys/ioctl.h>
 #include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 
 #include <array>
@@ -45,7 +45,8 @@ absl::StatusOr<UniqueFd> OpenDisk(const DiskOption& option) {
   struct stat info {};
   if (stat(option.path.c_str(), &info) != 0) return SystemError("disk " + option.path);
   if (S_ISDIR(info.st_mode)) {
-    return InvalidArgument("disk " + option.path + " is a directory; a disk is a raw file or a "
+    return InvalidArgument("disk " + option.path +
+                           " is a directory; a disk is a raw file or a "
                            "block device");
   }
   if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {

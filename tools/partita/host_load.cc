@@ -51,7 +51,8 @@ class Load {
     if (!memory.valid() || ftruncate(memory.get(), static_cast<off_t>(size)) != 0) {
       return SystemError("creating the benchmark's buffers");
     }
-    ASSIGN_OR_RETURN(buffers_, Mapping::Map(size, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get()));
+    ASSIGN_OR_RETURN(buffers_,
+                     Mapping::Map(size, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get()));
     const int files[] = {options_.fd};
     const uint8_t opcodes[] = {IORING_OP_READ, IORING_OP_WRITE};
     ASSIGN_OR_RETURN(ring_, IoRing::Create({.entries = 512, .files = files, .opcodes = opcodes}));

@@ -1,5 +1,5 @@
-// Identities that stay the same from run to run: 16 bytes derived from a name (FNV-1a, 128 bits in two
-// halves; not a secret, only distinct).
+// Identities that stay the same from run to run: 16 bytes derived from a name (FNV-1a, 128 bits in
+// two halves; not a secret, only distinct).
 #ifndef PARTITA_TOOLS_PARTITA_IDENTITY_H_
 #define PARTITA_TOOLS_PARTITA_IDENTITY_H_
 

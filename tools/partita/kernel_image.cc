@@ -81,7 +81,8 @@ absl::StatusOr<UniqueFd> UnpackKernel(int fd) {
     return InvalidArgument("the kernel file has an impossible size");
   }
   Bytes file(static_cast<size_t>(info.st_size));
-  if (pread(fd, file.data(), file.size(), 0) != info.st_size) return SystemError("reading the kernel");
+  if (pread(fd, file.data(), file.size(), 0) != info.st_size)
+    return SystemError("reading the kernel");
   if (std::memcmp(file.data(), "\177ELF", 4) == 0) return UniqueFd(dup(fd));
   if (std::memcmp(file.data() + 0x202, "HdrS", 4) != 0) {
     return InvalidArgument("the kernel is not a bzImage");
@@ -94,9 +95,12 @@ absl::StatusOr<UniqueFd> UnpackKernel(int fd) {
     return InvalidArgument("the bzImage is cut short");
   }
   const auto payload = std::span<const uint8_t>(file).subspan(start, length);
-  absl::StatusOr<Bytes> elf = InvalidArgument(
-      "the kernel's compression is not supported (xz, lz4 and zstd are)");
-  if (std::memcmp(payload.data(), "\xFD" "7zXZ", 5) == 0) {
+  absl::StatusOr<Bytes> elf =
+      InvalidArgument("the kernel's compression is not supported (xz, lz4 and zstd are)");
+  if (std::memcmp(payload.data(),
+                  "\xFD"
+                  "7zXZ",
+                  5) == 0) {
     elf = Unxz(payload);
   } else if (std::memcmp(payload.data(), "\x02\x21\x4C\x18", 4) == 0) {
     elf = Unlz4(payload);

@@ -1,5 +1,6 @@
-// `--unpack-kernel`: takes the compressed payload out of a bzImage on the host, so that a slow machine
-// need not run the kernel's own decompressor. The result is an ELF image in a memfd, booted by PVH.
+// `--unpack-kernel`: takes the compressed payload out of a bzImage on the host, so that a slow
+// machine need not run the kernel's own decompressor. The result is an ELF image in a memfd, booted
+// by PVH.
 #ifndef PARTITA_TOOLS_PARTITA_KERNEL_IMAGE_H_
 #define PARTITA_TOOLS_PARTITA_KERNEL_IMAGE_H_
 

@@ -1,6 +1,5 @@
 // partita: the command line.
 #include <CLI/CLI.hpp>
-
 #include <algorithm>
 #include <cstdio>
 #include <string>
@@ -53,9 +52,9 @@ int UsageError(const CLI::App& root, const CLI::ParseError& error, int argc, cha
     const std::string name = word.substr(0, word.find('='));
     const bool flag = name.starts_with("--");
     const auto known = app->get_options();
-    const bool is_known = flag && std::any_of(known.begin(), known.end(), [&](const CLI::Option* o) {
-                            return o->check_lname(name.substr(2));
-                          });
+    const bool is_known =
+        flag && std::any_of(known.begin(), known.end(),
+                            [&](const CLI::Option* o) { return o->check_lname(name.substr(2)); });
     if ((flag && !is_known) || (!flag && app == &root)) {
       if (const std::string near = Nearest(*app, name); !near.empty()) {
         fprintf(stderr, "partita: did you mean %s?\n", near.c_str());
@@ -73,7 +72,8 @@ void AddRun(CLI::App& root, RunOptions& o) {
   run->add_option("--kernel", o.kernel, "Kernel: a bzImage or an ELF vmlinux");
   run->add_option("--initrd", o.initrd, "Initial RAM disk");
   run->add_option("--cmdline", o.command_line, "Kernel command line");
-  run->add_option("--name", o.name, "Name; device identities derive from it")->capture_default_str();
+  run->add_option("--name", o.name, "Name; device identities derive from it")
+      ->capture_default_str();
   run->add_option("--memory", o.memory, "RAM: SIZE[,pages=4k|thp|2m], SIZE like 512M or 2G")
       ->capture_default_str();
   run->add_option("--cpus", o.cpus, "Virtual processors")
@@ -111,7 +111,8 @@ CLI::App* AddBench(CLI::App& root, BenchOptions& o) {
   CLI::App* bench = root.add_subcommand("bench", "Measure I/O inside a partition against the host");
   bench->require_subcommand(1);
   CLI::App* storage = bench->add_subcommand(
-      "storage", "Boot the enlightened guest, run the load in it, then the same load from the host");
+      "storage",
+      "Boot the enlightened guest, run the load in it, then the same load from the host");
   storage->add_option("--disk", o.disk, "Disk, as for `run`; writing loads destroy what is on it")
       ->required();
   storage->add_option("--rw", o.rw, "Load")

@@ -77,8 +77,7 @@ absl::Status StartBuilder::ChooseSynic(const RunOptions& options, int kvm_fd) {
   if (options.synic != "kernel" && !caps.UserSynic() && !caps.KernelSynic()) {
     return FailedPrecondition("this host's KVM can run neither SynIC backend (see `partita host`)");
   }
-  const bool kernel =
-      options.synic == "kernel" || (options.synic == "auto" && caps.KernelSynic());
+  const bool kernel = options.synic == "kernel" || (options.synic == "auto" && caps.KernelSynic());
   start.set_synic(kernel ? control::SYNIC_KERNEL : control::SYNIC_USER);
   return absl::OkStatus();
 }
@@ -198,8 +197,7 @@ absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hook
 // Relays between the worker, the console and the user until the worker reports its end.
 class Session {
  public:
-  Session(WorkerProcess& worker, UniqueFd console, const RunOptions& options,
-          const RunHooks& hooks)
+  Session(WorkerProcess& worker, UniqueFd console, const RunOptions& options, const RunHooks& hooks)
       : worker_(worker), console_(std::move(console)), options_(options), hooks_(hooks) {}
 
   int Run();
@@ -384,8 +382,7 @@ int RunPartition(const RunOptions& options, const RunHooks& hooks) {
   }
   if (hooks.worker_pid != nullptr) *hooks.worker_pid = (*worker)->pid();
   if (!builder.console_note.empty()) Log(builder.console_note);
-  const absl::Status sent =
-      (*worker)->Start(std::move(builder.start), builder.descriptors());
+  const absl::Status sent = (*worker)->Start(std::move(builder.start), builder.descriptors());
   UniqueFd console = std::move(builder.console);
   builder = StartBuilder();  // the worker has the descriptors, and with them the disks' locks
   if (!sent.ok()) {

@@ -38,8 +38,8 @@ int RunPartition(const RunOptions& options);
 
 // What a program embeds or captures instead of files and a terminal (`partita bench`).
 struct RunHooks {
-  int kernel_fd = -1;                              // instead of options.kernel
-  std::function<void(std::string_view)> output;    // instead of the console
+  int kernel_fd = -1;                            // instead of options.kernel
+  std::function<void(std::string_view)> output;  // instead of the console
   std::map<std::string, uint64_t>* stats = nullptr;
   int* worker_pid = nullptr;
 };

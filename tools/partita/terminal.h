@@ -1,5 +1,5 @@
-// The user's terminal while it is a partition's console: raw, with a way out (Ctrl-A x), and put back
-// on every way out of the program.
+// The user's terminal while it is a partition's console: raw, with a way out (Ctrl-A x), and put
+// back on every way out of the program.
 #ifndef PARTITA_TOOLS_PARTITA_TERMINAL_H_
 #define PARTITA_TOOLS_PARTITA_TERMINAL_H_
 

@@ -20,14 +20,18 @@ Console::Console(EventLoop& loop, UniqueFd fd, bool listening) : loop_(loop) {
     return;
   }
   listener_ = std::move(fd);
-  static_cast<void>(loop_.Add(listener_.get(), EPOLLIN, [this](uint32_t) {
-    UniqueFd client(accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!client.valid()) return;
-    CloseStream();  // the newest visitor gets the console
-    stream_ = std::move(client);
-    Watch(stream_.get());
-    WriteOutput();
-  }).ok());
+  static_cast<void>(loop_
+                        .Add(listener_.get(), EPOLLIN,
+                             [this](uint32_t) {
+                               UniqueFd client(accept4(listener_.get(), nullptr, nullptr,
+                                                       SOCK_NONBLOCK | SOCK_CLOEXEC));
+                               if (!client.valid()) return;
+                               CloseStream();  // the newest visitor gets the console
+                               stream_ = std::move(client);
+                               Watch(stream_.get());
+                               WriteOutput();
+                             })
+                        .ok());
 }
 
 Console::~Console() {
@@ -40,9 +44,9 @@ void Console::Watch(int fd) {
   regular_file_ = fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
   if (regular_file_) return;  // always ready, and epoll refuses it
   // Edge-triggered output readiness: one event when a stuck reader reads again.
-  watched_ = loop_.Add(fd, EPOLLIN | EPOLLOUT | EPOLLET, [this](uint32_t events) {
-                    OnEvents(events);
-                  }).ok();
+  watched_ =
+      loop_.Add(fd, EPOLLIN | EPOLLOUT | EPOLLET, [this](uint32_t events) { OnEvents(events); })
+          .ok();
 }
 
 void Console::CloseStream() {

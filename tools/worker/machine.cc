@@ -50,9 +50,10 @@ Machine::Machine(EventLoop& loop, control::Start start, std::vector<UniqueFd> de
       start_(std::move(start)),
       descriptors_(std::move(descriptors)),
       events_(std::move(events)),
-      console_(loop, UniqueFd(start_.console() == control::CONSOLE_NONE
-                                  ? -1
-                                  : dup(Descriptor(start_.console_fd()))),
+      console_(loop,
+               UniqueFd(start_.console() == control::CONSOLE_NONE
+                            ? -1
+                            : dup(Descriptor(start_.console_fd()))),
                start_.console() == control::CONSOLE_LISTEN) {}
 
 Machine::~Machine() { console_.Attach(nullptr); }
@@ -64,8 +65,8 @@ int Machine::Descriptor(int32_t index) const {
 }
 
 absl::Status Machine::OpenDisks() {
-  const uint32_t queues = start_.queues() != 0 ? std::min(start_.queues(), start_.cpus())
-                                               : start_.cpus();
+  const uint32_t queues =
+      start_.queues() != 0 ? std::min(start_.queues(), start_.cpus()) : start_.cpus();
   storage_ = std::make_unique<storage::StorageVsp>(
       storage::StorageVsp::Options{.instance = DeviceInstance(start_.partition_id(), 1),
                                    .subchannels = queues - 1},
@@ -79,10 +80,10 @@ absl::Status Machine::OpenDisks() {
                 });
               }});
   for (const control::Disk& disk : start_.disks()) {
-    auto file = storage::RawFile::Create(
-        UniqueFd(fcntl(Descriptor(disk.fd()), F_DUPFD_CLOEXEC, 0)),
-        {.read_only = disk.read_only(), .direct = disk.direct(),
-         .logical_block = disk.logical_block()});
+    auto file = storage::RawFile::Create(UniqueFd(fcntl(Descriptor(disk.fd()), F_DUPFD_CLOEXEC, 0)),
+                                         {.read_only = disk.read_only(),
+                                          .direct = disk.direct(),
+                                          .logical_block = disk.logical_block()});
     if (!file.ok()) {
       return absl::Status(file.status().code(),
                           AbslView(disk.name() + ": " + std::string(Message(file.status()))));
@@ -127,12 +128,14 @@ absl::Status Machine::Build() {
       partition_,
       Partition::Create(
           Descriptor(start_.kvm_fd()), *ram_, options,
-          {.end = [this, post](EndReason reason, std::string detail) {
-             post([this, reason, detail = std::move(detail)] { OnEnd(reason, detail); });
-           },
-           .crash = [this, post](CrashReport report) {
-             post([this, report = std::move(report)] { OnCrash(report); });
-           },
+          {.end =
+               [this, post](EndReason reason, std::string detail) {
+                 post([this, reason, detail = std::move(detail)] { OnEnd(reason, detail); });
+               },
+           .crash =
+               [this, post](CrashReport report) {
+                 post([this, report = std::move(report)] { OnCrash(report); });
+               },
            .serial_output = [this, post] { post([this] { console_.OutputReady(); }); }}));
   console_.Attach(&partition_->serial());
   if (kernel) {
@@ -143,8 +146,8 @@ absl::Status Machine::Build() {
   }
   vmbus::ChannelStateMachine::Limits limits;
   if (start_.vmbus_version() != 0) limits.max_version = start_.vmbus_version();
-  vmbus_ = std::make_unique<vmbus::VmbusServer>(loop_, partition_->memory(), *synic_, *synic_,
-                                                limits);
+  vmbus_ =
+      std::make_unique<vmbus::VmbusServer>(loop_, partition_->memory(), *synic_, *synic_, limits);
   relay_ = std::make_unique<MessageRelay>(*vmbus_);
   storage_->Connect(*vmbus_);
   if (vmbus_->AddDevice(*storage_) == 0) return Internal("no channel for the SCSI controller");

@@ -1,5 +1,5 @@
-// A worker's machine: the partition, its SynIC, VMBus and VSPs, wired together, and its life: start,
-// guest reset (everything but RAM and descriptors is rebuilt), end. Control thread only.
+// A worker's machine: the partition, its SynIC, VMBus and VSPs, wired together, and its life:
+// start, guest reset (everything but RAM and descriptors is rebuilt), end. Control thread only.
 #ifndef PARTITA_TOOLS_WORKER_MACHINE_H_
 #define PARTITA_TOOLS_WORKER_MACHINE_H_
 

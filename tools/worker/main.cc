@@ -1,5 +1,5 @@
-// partita-worker: one process per child partition. It opens no path: everything it needs arrives as a
-// descriptor on the control socket, descriptor 3.
+// partita-worker: one process per child partition. It opens no path: everything it needs arrives as
+// a descriptor on the control socket, descriptor 3.
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
@@ -33,15 +33,17 @@ class Worker {
     if (!request.has_start()) return Fail(InvalidArgument("the first request is not Start"));
     machine_ = std::make_unique<Machine>(
         *loop_, request.start(), std::move(descriptors),
-        Machine::Events{.ended = [this](int status, std::string reason) {
-                          SendEnded(status, std::move(reason));
-                          loop_->Stop();
-                        },
-                        .notice = [this](std::string text) {
-                          control::Event event;
-                          event.set_notice(std::move(text));
-                          static_cast<void>(channel_.Send(event).ok());
-                        }});
+        Machine::Events{.ended =
+                            [this](int status, std::string reason) {
+                              SendEnded(status, std::move(reason));
+                              loop_->Stop();
+                            },
+                        .notice =
+                            [this](std::string text) {
+                              control::Event event;
+                              event.set_notice(std::move(text));
+                              static_cast<void>(channel_.Send(event).ok());
+                            }});
     if (absl::Status s = machine_->Start(); !s.ok()) return Fail(s);
     control::Event started;
     started.set_started(true);
@@ -98,7 +100,8 @@ class Worker {
   }
 
   void StopBySignal(int signal) {
-    machine_->Stop(control::kExitSignalBase + signal, "stopped by signal " + std::to_string(signal));
+    machine_->Stop(control::kExitSignalBase + signal,
+                   "stopped by signal " + std::to_string(signal));
   }
 
   void OnRequest() {

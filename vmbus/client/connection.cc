@@ -89,8 +89,7 @@ const Offer* Connection::Await(const Guid& type, uint16_t subchannel_index) {
   }
 }
 
-Result Connection::CreateGpadl(uint32_t relid, const void* memory, size_t pages,
-                               uint32_t* handle) {
+Result Connection::CreateGpadl(uint32_t relid, const void* memory, size_t pages, uint32_t* handle) {
   alignas(8) std::byte bytes[kMaxMessage];
   const auto* at = static_cast<const std::byte*>(memory);
   constexpr size_t kMaxPages = 8190;  // the range-buffer length has 16 bits

@@ -1,9 +1,9 @@
-// The guest's side of the VMBus control plane: contact, offers, GPADLs, opening channels. Freestanding:
-// no allocation, no exceptions; runs inside the enlightened guest, in other people's kernels, and hosted
-// as the other end of the VSPs' unit tests. One thread.
+// The guest's side of the VMBus control plane: contact, offers, GPADLs, opening channels.
+// Freestanding: no allocation, no exceptions; runs inside the enlightened guest, in other people's
+// kernels, and hosted as the other end of the VSPs' unit tests. One thread.
 //
-// The transport is what differs between those places. Answers of the parent are trusted no more than
-// needed to stay in bounds.
+// The transport is what differs between those places. Answers of the parent are trusted no more
+// than needed to stay in bounds.
 #ifndef PARTITA_VMBUS_CLIENT_CONNECTION_H_
 #define PARTITA_VMBUS_CLIENT_CONNECTION_H_
 
@@ -22,7 +22,8 @@ class Transport {
   virtual uint16_t Post(uint32_t connection_id, const void* payload, size_t size) = 0;
   // HvSignalEvent for a channel.
   virtual void Signal(uint32_t connection_id) = 0;
-  // Takes the next control message out of the SynIC slot, if there is one; `out` has kMaxMessage bytes.
+  // Takes the next control message out of the SynIC slot, if there is one; `out` has kMaxMessage
+  // bytes.
   virtual bool Receive(std::byte* out) = 0;
   // Returns when a message or event may have arrived; may return early. False: give up (time-out).
   virtual bool Wait() = 0;

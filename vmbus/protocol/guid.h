@@ -28,8 +28,7 @@ constexpr Guid ParseGuid(const char (&text)[37]) {
   constexpr size_t kAt[16] = {6, 4, 2, 0, 11, 9, 16, 14, 19, 21, 24, 26, 28, 30, 32, 34};
   Guid guid{};
   for (size_t i = 0; i < 16; ++i) {
-    guid.bytes[i] =
-        static_cast<uint8_t>(HexDigit(text[kAt[i]]) << 4 | HexDigit(text[kAt[i] + 1]));
+    guid.bytes[i] = static_cast<uint8_t>(HexDigit(text[kAt[i]]) << 4 | HexDigit(text[kAt[i] + 1]));
   }
   return guid;
 }

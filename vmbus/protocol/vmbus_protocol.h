@@ -21,10 +21,10 @@ inline constexpr uint32_t kVersion5_2 = 0x00050002;
 inline constexpr uint32_t kVersion5_3 = 0x00050003;
 
 // --- connection ids ---
-inline constexpr uint32_t kMessageConnection = 1;     // control messages
-inline constexpr uint32_t kMessageConnection5 = 4;    // INITIATE_CONTACT of 5.0 and later
+inline constexpr uint32_t kMessageConnection = 1;           // control messages
+inline constexpr uint32_t kMessageConnection5 = 4;          // INITIATE_CONTACT of 5.0 and later
 inline constexpr uint32_t kChannelConnectionBase = 0x2000;  // channel: base + relid
-inline constexpr uint32_t kMaxRelid = 2047;           // event flags per SINT, less flag 0
+inline constexpr uint32_t kMaxRelid = 2047;                 // event flags per SINT, less flag 0
 inline constexpr size_t kMaxMessage = 240;
 
 enum MessageType : uint32_t {

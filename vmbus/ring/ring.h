@@ -3,13 +3,14 @@
 // Both ends of the project use this file: the VSPs in the parent and the VSCs inside a guest. It is
 // freestanding. A Reader or Writer belongs to one thread.
 //
-// The peer can change every byte at any time. So: our own index is kept here and never read back; the
-// peer's index is read once per batch and checked; a packet is copied whole, once, into private memory
-// before anything in it is looked at. A ring that breaks the rules stops (kCorrupt, for good).
+// The peer can change every byte at any time. So: our own index is kept here and never read back;
+// the peer's index is read once per batch and checked; a packet is copied whole, once, into private
+// memory before anything in it is looked at. A ring that breaks the rules stops (kCorrupt, for
+// good).
 //
-// Cursor and commit: any number of packets is read or written against cached indices, published by one
-// Commit(), which says whether the peer has to be signalled. Indices use sequentially consistent
-// operations; there are no stand-alone fences.
+// Cursor and commit: any number of packets is read or written against cached indices, published by
+// one Commit(), which says whether the peer has to be signalled. Indices use sequentially
+// consistent operations; there are no stand-alone fences.
 #ifndef PARTITA_VMBUS_RING_RING_H_
 #define PARTITA_VMBUS_RING_RING_H_
 
@@ -28,8 +29,8 @@
 
 namespace partita::vmbus {
 
-// How a ring is reached: its control page and either one mapping in which the data area lies twice in
-// a row (`linear`, nothing ever wraps) or a list of data pages. Pointers are borrowed.
+// How a ring is reached: its control page and either one mapping in which the data area lies twice
+// in a row (`linear`, nothing ever wraps) or a list of data pages. Pointers are borrowed.
 struct RingMemory {
   RingControl* control = nullptr;
   std::byte* linear = nullptr;
@@ -68,9 +69,7 @@ class RingReader {
   // While draining the writer need not signal.
   void MaskInterrupts() { Shared(memory_.control->interrupt_mask).store(1); }
   // Whether something unread is there.
-  [[nodiscard]] bool Available() {
-    return Shared(memory_.control->write_index).load() != read_;
-  }
+  [[nodiscard]] bool Available() { return Shared(memory_.control->write_index).load() != read_; }
   // Before sleeping. True: something arrived meanwhile (and the mask is set again).
   [[nodiscard]] bool UnmaskAndCheck();
   // Offset of the next unread byte (tests, and state that is saved).
@@ -83,9 +82,9 @@ class RingReader {
   }
   RingMemory memory_;
   std::span<std::byte> buffer_;
-  uint32_t read_ = 0;             // ours
-  uint32_t committed_ = 0;        // what the peer was told
-  uint32_t write_ = 0;            // the peer's, as of the last look
+  uint32_t read_ = 0;       // ours
+  uint32_t committed_ = 0;  // what the peer was told
+  uint32_t write_ = 0;      // the peer's, as of the last look
   bool corrupt_ = false;
 };
 

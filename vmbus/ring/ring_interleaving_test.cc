@@ -1,6 +1,6 @@
-// Every interleaving of a producer and a consumer, switching before each access to a shared field: no
-// schedule may end with a packet in the ring, the consumer asleep and nobody about to wake it. The ring
-// is compiled with the switch point in place of nothing.
+// Every interleaving of a producer and a consumer, switching before each access to a shared field:
+// no schedule may end with a packet in the ring, the consumer asleep and nobody about to wake it.
+// The ring is compiled with the switch point in place of nothing.
 #include <ucontext.h>
 
 #include <cstdint>
@@ -12,9 +12,9 @@ namespace partita::vmbus {
 void YieldForTest();
 }
 #define PARTITA_RING_YIELD() ::partita::vmbus::YieldForTest()
-#include "vmbus/ring/ring.cc"  // NOLINT(bugprone-suspicious-include): with the macro above
-
 #include <gtest/gtest.h>
+
+#include "vmbus/ring/ring.cc"  // NOLINT(bugprone-suspicious-include): with the macro above
 
 namespace partita::vmbus {
 namespace {
@@ -24,8 +24,8 @@ constexpr size_t kStack = 128 << 10;
 // Two fibers and a schedule: at each step the schedule says which of them goes on.
 class Explorer {
  public:
-  // Runs one schedule; choices beyond `prefix` take the first runnable fiber. Returns the choices that
-  // were open at each step, so that the caller can try the next schedule.
+  // Runs one schedule; choices beyond `prefix` take the first runnable fiber. Returns the choices
+  // that were open at each step, so that the caller can try the next schedule.
   struct Step {
     int chosen;
     bool other_possible;

@@ -1,5 +1,5 @@
-// Rules of the ring: 02-style references are to the public description of VMBus ring buffers (Linux,
-// include/linux/hyperv.h and drivers/hv/ring_buffer.c).
+// Rules of the ring: 02-style references are to the public description of VMBus ring buffers
+// (Linux, include/linux/hyperv.h and drivers/hv/ring_buffer.c).
 #include "vmbus/ring/ring.h"
 
 #include <gtest/gtest.h>
@@ -60,9 +60,8 @@ bool SamePayload(std::span<const std::byte> got, const std::vector<std::byte>& w
 }
 
 class RingTest : public testing::TestWithParam<bool> {};
-INSTANTIATE_TEST_SUITE_P(Access, RingTest, testing::Bool(), [](const auto& param) {
-  return param.param ? "Aliased" : "Paged";
-});
+INSTANTIATE_TEST_SUITE_P(Access, RingTest, testing::Bool(),
+                         [](const auto& param) { return param.param ? "Aliased" : "Paged"; });
 
 // A packet of every small size written at every position survives the wrap, in both access modes.
 TEST_P(RingTest, EveryWrapPosition) {
@@ -181,8 +180,8 @@ TEST_P(RingTest, SignalsOnlyWhenTheReaderHadCaughtUp) {
   EXPECT_FALSE(writer.Commit());  // nothing new, nothing to say
 }
 
-// pending_send_size: the reader signals on the upward crossing only, and ignores the low three bits,
-// which Linux before 3.11 sets (ring size minus one).
+// pending_send_size: the reader signals on the upward crossing only, and ignores the low three
+// bits, which Linux before 3.11 sets (ring size minus one).
 TEST_P(RingTest, RoomIsSignalledOnTheCrossingOnly) {
   TestRing ring(1, GetParam());
   std::array<std::byte, 4096> buffer{};

@@ -1,5 +1,5 @@
-// Control messages of a hostile guest. Input: a sequence of {length byte, message}; the devices answer
-// at once. The machine must stay within its caps and answer a fresh contact afterwards.
+// Control messages of a hostile guest. Input: a sequence of {length byte, message}; the devices
+// answer at once. The machine must stay within its caps and answer a fresh contact afterwards.
 #include <cstdlib>
 #include <cstring>
 #include <vector>

@@ -16,8 +16,8 @@ T As(std::span<const std::byte> message) {
 bool SupportedVersion(uint32_t version, uint32_t ceiling) {
   constexpr uint32_t kKnown[] = {kVersion3_0, kVersion4_0, kVersion4_1, kVersion5_0,
                                  kVersion5_1, kVersion5_2, kVersion5_3};
-  return version <= ceiling && std::find(std::begin(kKnown), std::end(kKnown), version) !=
-                                   std::end(kKnown);
+  return version <= ceiling &&
+         std::find(std::begin(kKnown), std::end(kKnown), version) != std::end(kKnown);
 }
 
 size_t PageCount(uint32_t offset, uint32_t bytes) {
@@ -26,8 +26,8 @@ size_t PageCount(uint32_t offset, uint32_t bytes) {
 
 }  // namespace
 
-// The catalogue of messages. Direction is data: a message only the host may send has no handler here
-// and can never reach one.
+// The catalogue of messages. Direction is data: a message only the host may send has no handler
+// here and can never reach one.
 struct ChannelStateMachine::Row {
   MessageType type;
   void (ChannelStateMachine::*handler)(std::span<const std::byte>);  // null: host to guest
@@ -56,8 +56,7 @@ const ChannelStateMachine::Row ChannelStateMachine::kTable[] = {
     {kUnload, &ChannelStateMachine::HandleUnload, kVersion3_0, sizeof(Header)},
     {kUnloadResponse, nullptr},
     {kTlConnectRequest, &ChannelStateMachine::HandleTlConnect, kVersion4_0, sizeof(Header) + 32},
-    {kModifyChannel, &ChannelStateMachine::HandleModifyChannel, kVersion4_1,
-     sizeof(ModifyChannel)},
+    {kModifyChannel, &ChannelStateMachine::HandleModifyChannel, kVersion4_1, sizeof(ModifyChannel)},
     {kTlConnectResult, nullptr},
     {kModifyChannelResponse, nullptr},
 };
@@ -172,8 +171,8 @@ uint32_t ChannelStateMachine::AddSubChannels(uint32_t primary, uint32_t count) {
   uint16_t next_index = 1;
   for (const auto& [relid, channel] : channels_) {
     if (channel.primary == primary && !channel.rescinded) {
-      next_index = std::max<uint16_t>(next_index,
-                                      static_cast<uint16_t>(channel.subchannel_index + 1));
+      next_index =
+          std::max<uint16_t>(next_index, static_cast<uint16_t>(channel.subchannel_index + 1));
     }
   }
   for (uint32_t i = 0; i < count; ++i) {
@@ -411,8 +410,7 @@ size_t ChannelStateMachine::open_channels() const {
 
 // --- GPADLs ---
 
-std::shared_ptr<const Gpadl> ChannelStateMachine::FindGpadl(uint32_t relid,
-                                                            uint32_t handle) const {
+std::shared_ptr<const Gpadl> ChannelStateMachine::FindGpadl(uint32_t relid, uint32_t handle) const {
   const auto it = gpadls_.find({relid, handle});
   return it == gpadls_.end() || !it->second.complete ? nullptr : it->second.gpadl;
 }

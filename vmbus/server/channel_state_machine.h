@@ -106,7 +106,7 @@ class ChannelStateMachine {
     bool removing = false;   // the device is gone; rescind once closed
     uint32_t open_id = 0;
     uint32_t ring_gpadl = 0;
-    bool close_after_open = false;  // CLOSECHANNEL came while opening
+    bool close_after_open = false;      // CLOSECHANNEL came while opening
     std::optional<OpenChannel> reopen;  // OPENCHANNEL came while closing
   };
   struct GpadlEntry {

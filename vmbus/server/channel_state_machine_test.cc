@@ -1,5 +1,5 @@
-// The control plane, message by message, without threads. Sequences follow the public description of
-// VMBus (Linux, drivers/hv/channel_mgmt.c and channel.c).
+// The control plane, message by message, without threads. Sequences follow the public description
+// of VMBus (Linux, drivers/hv/channel_mgmt.c and channel.c).
 #include "vmbus/server/channel_state_machine.h"
 
 #include <gtest/gtest.h>
@@ -155,12 +155,12 @@ TEST_F(MachineTest, EveryVersionAndTheCeiling) {
     bool supported;
   };
   const Case cases[] = {
-      {0x00020004, kVersion5_3, false}, {kVersion3_0, kVersion5_3, true},
-      {kVersion4_0, kVersion5_3, true}, {kVersion4_1, kVersion5_3, true},
-      {kVersion5_0, kVersion5_3, true}, {kVersion5_2, kVersion5_3, true},
-      {kVersion5_3, kVersion5_3, true}, {0x00060000, kVersion5_3, false},
+      {0x00020004, kVersion5_3, false},  {kVersion3_0, kVersion5_3, true},
+      {kVersion4_0, kVersion5_3, true},  {kVersion4_1, kVersion5_3, true},
+      {kVersion5_0, kVersion5_3, true},  {kVersion5_2, kVersion5_3, true},
+      {kVersion5_3, kVersion5_3, true},  {0x00060000, kVersion5_3, false},
       {kVersion5_3, kVersion4_0, false}, {kVersion4_0, kVersion4_0, true},
-      {0xFFFFFFFF, 0xFFFFFFFF, false},  {0, kVersion5_3, false},
+      {0xFFFFFFFF, 0xFFFFFFFF, false},   {0, kVersion5_3, false},
   };
   for (const Case& c : cases) {
     Recorder recorder;
@@ -237,8 +237,8 @@ TEST_F(MachineTest, GpadlOfManyMessagesThenOpenModifyCloseReopen) {
 }
 
 TEST_F(MachineTest, ModifyAnswersOnlyWhereTheGuestWaits) {
-  for (const auto& [version, answers] : {std::pair(kVersion4_1, false), {kVersion5_2, false},
-                                         {kVersion5_3, true}}) {
+  for (const auto& [version, answers] :
+       {std::pair(kVersion4_1, false), {kVersion5_2, false}, {kVersion5_3, true}}) {
     Recorder recorder;
     ChannelStateMachine fresh({}, recorder);
     InitiateContact contact{};
@@ -380,9 +380,9 @@ TEST_F(MachineTest, HostToGuestMessagesNeverReachAHandler) {
 TEST_F(MachineTest, ShortMessagesAreCountedAndIgnored) {
   Opened();
   const std::pair<uint32_t, size_t> sizes[] = {
-      {kOpenChannel, sizeof(OpenChannel)},   {kCloseChannel, sizeof(RelidMessage)},
-      {kGpadlHeader, sizeof(GpadlHeader)},   {kGpadlBody, sizeof(GpadlBody)},
-      {kGpadlTeardown, sizeof(GpadlTeardown)}, {kRelidReleased, sizeof(RelidMessage)},
+      {kOpenChannel, sizeof(OpenChannel)},         {kCloseChannel, sizeof(RelidMessage)},
+      {kGpadlHeader, sizeof(GpadlHeader)},         {kGpadlBody, sizeof(GpadlBody)},
+      {kGpadlTeardown, sizeof(GpadlTeardown)},     {kRelidReleased, sizeof(RelidMessage)},
       {kInitiateContact, sizeof(InitiateContact)}, {kModifyChannel, sizeof(ModifyChannel)}};
   uint64_t expected = 0;
   for (const auto& [type, size] : sizes) {

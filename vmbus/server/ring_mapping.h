@@ -1,5 +1,5 @@
-// Reaches the rings of one channel in guest memory: as a page list always, and doubly mapped where the
-// guest's frames are contiguous enough and the partition's budget of mappings allows it.
+// Reaches the rings of one channel in guest memory: as a page list always, and doubly mapped where
+// the guest's frames are contiguous enough and the partition's budget of mappings allows it.
 #ifndef PARTITA_VMBUS_SERVER_RING_MAPPING_H_
 #define PARTITA_VMBUS_SERVER_RING_MAPPING_H_
 
@@ -15,8 +15,8 @@
 
 namespace partita::vmbus {
 
-// Kernel mappings a partition may spend on rings. A guest with shuffled frames would otherwise exhaust
-// the host kernel's limit (vm.max_map_count, 65,530 by default).
+// Kernel mappings a partition may spend on rings. A guest with shuffled frames would otherwise
+// exhaust the host kernel's limit (vm.max_map_count, 65,530 by default).
 class MappingBudget {
  public:
   explicit MappingBudget(uint32_t limit = 8192) : left_(limit) {}

@@ -4,6 +4,7 @@
 
 #include "base/hyperv_abi.h"
 #include "base/log.h"
+#include "base/mutex.h"
 
 namespace partita::vmbus {
 
@@ -18,10 +19,12 @@ void ChannelCounters::DescribeTo(StatSink& sink) const {
   sink.Add("channel.ring_full", ring_full);
 }
 
-std::unique_ptr<ServerChannel> ServerChannel::Create(
-    const Identity& identity, GuestMemory& memory, Interrupt& interrupt, Doorbell& doorbell,
-    std::unique_ptr<RingMapping> in, std::unique_ptr<RingMapping> out, uint32_t max_packet,
-    ChannelCounters& counters) {
+std::unique_ptr<ServerChannel> ServerChannel::Create(const Identity& identity, GuestMemory& memory,
+                                                     Interrupt& interrupt, Doorbell& doorbell,
+                                                     std::unique_ptr<RingMapping> in,
+                                                     std::unique_ptr<RingMapping> out,
+                                                     uint32_t max_packet,
+                                                     ChannelCounters& counters) {
   auto event = EventFd::Create();
   if (!event.ok()) {
     Log(Message(event.status()));
@@ -90,8 +93,8 @@ RingStatus ServerChannel::Send(PacketType type, uint16_t flags, uint64_t transac
 void ServerChannel::Commit() {
   bool signal = reader_.Commit();
   if (writer_.Commit()) signal = true;
-  if (batch_out_) out_->MarkDirty(memory_, std::exchange(marked_, writer_.write_index()),
-                                  writer_.write_index());
+  if (batch_out_)
+    out_->MarkDirty(memory_, std::exchange(marked_, writer_.write_index()), writer_.write_index());
   if (batch_in_) in_->MarkDirty(memory_, 0, 0);
   batch_in_ = batch_out_ = false;
   if (signal) SignalGuest();
@@ -99,12 +102,12 @@ void ServerChannel::Commit() {
 
 void ServerChannel::SignalGuest() {
   counters_.interrupts.Add();
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   interrupt_.SetEventFlag(target_vp_, hv::kVmbusSint, identity_.relid);
 }
 
 void ServerChannel::Retarget(uint32_t vp) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(mutex_);
   target_vp_ = vp;
 }
 

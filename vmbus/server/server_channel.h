@@ -1,5 +1,5 @@
-// An open channel as a device sees it: the two rings, the doorbell, and the way to signal the guest.
-// Belongs to the device's loop thread, except Retarget, which the control thread calls.
+// An open channel as a device sees it: the two rings, the doorbell, and the way to signal the
+// guest. Belongs to the device's loop thread, except Retarget, which the control thread calls.
 #ifndef PARTITA_VMBUS_SERVER_SERVER_CHANNEL_H_
 #define PARTITA_VMBUS_SERVER_SERVER_CHANNEL_H_
 
@@ -10,11 +10,11 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "base/counters.h"
 #include "base/doorbell.h"
 #include "base/guest_memory.h"
 #include "base/interrupt.h"
+#include "base/mutex.h"
 #include "base/unique_fd.h"
 #include "vmbus/ring/ring.h"
 #include "vmbus/server/ring_mapping.h"
@@ -80,7 +80,7 @@ class ServerChannel {
   bool bound_ = false;
   uint32_t marked_ = 0;  // bytes of the outgoing ring before this index were marked dirty
   bool batch_in_ = false, batch_out_ = false;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   uint32_t target_vp_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <utility>
 
+#include "base/mutex.h"
+
 namespace partita::vmbus {
 
 VmbusServer::VmbusServer(EventLoop& loop, GuestMemory& memory, Interrupt& interrupt,
@@ -42,7 +44,7 @@ hv::Status VmbusServer::OnGuestMessage(uint32_t connection_id, uint32_t /*type*/
   }
   bool wake = false;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     if (queue_.size() >= kMaxQueued) {
       queue_full_.Add();
       return hv::kInsufficientBuffers;
@@ -59,7 +61,7 @@ hv::Status VmbusServer::OnGuestMessage(uint32_t connection_id, uint32_t /*type*/
 void VmbusServer::DrainMessages() {
   std::deque<QueuedMessage> batch;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     batch.swap(queue_);
   }
   for (const QueuedMessage& message : batch) {
@@ -89,12 +91,12 @@ void VmbusServer::Open(const OpenRequest& request) {
   auto out = RingMapping::Create(memory_, pfns.subspan(request.downstream_page_offset), budget_);
   bool opened = false;
   if (device != nullptr && in != nullptr && out != nullptr) {
-    std::shared_ptr<ServerChannel> channel = ServerChannel::Create(
-        {.relid = request.relid,
-         .subchannel_index = request.subchannel_index,
-         .target_vp = request.target_vp},
-        memory_, interrupt_, doorbell_, std::move(in), std::move(out), device->max_packet(),
-        channel_counters_);
+    std::shared_ptr<ServerChannel> channel =
+        ServerChannel::Create({.relid = request.relid,
+                               .subchannel_index = request.subchannel_index,
+                               .target_vp = request.target_vp},
+                              memory_, interrupt_, doorbell_, std::move(in), std::move(out),
+                              device->max_packet(), channel_counters_);
     if (channel != nullptr && device->OnOpen(request, channel)) {
       open_[request.relid] = std::move(channel);
       opened = true;

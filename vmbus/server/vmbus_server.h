@@ -1,8 +1,8 @@
 // The parent's VMBus: the state machine inside a thin shell that owns the queue from the VPs, the
 // rings and doorbells of open channels, and the devices.
 //
-// Everything runs on the control thread, except OnGuestMessage (VP threads), RequestSubChannels and the
-// completion callbacks handed to devices, which may come from any thread.
+// Everything runs on the control thread, except OnGuestMessage (VP threads), RequestSubChannels and
+// the completion callbacks handed to devices, which may come from any thread.
 #ifndef PARTITA_VMBUS_SERVER_VMBUS_SERVER_H_
 #define PARTITA_VMBUS_SERVER_VMBUS_SERVER_H_
 
@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "base/event_loop.h"
 #include "base/hyperv_abi.h"
+#include "base/mutex.h"
 #include "vmbus/server/channel_state_machine.h"
 #include "vmbus/server/server_channel.h"
 
@@ -86,7 +86,7 @@ class VmbusServer : public ChannelActions {
   std::map<uint32_t, std::shared_ptr<ServerChannel>> open_;
   std::function<void()> shutdown_done_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<QueuedMessage> queue_ ABSL_GUARDED_BY(mutex_);
   Counter queue_full_, bad_connection_, undelivered_;
 };

@@ -1,5 +1,5 @@
-// What the two halves of the enlightened guest agree on: system calls from ring 3 to ring 0, and the
-// per-VP block that ring 0 keeps and ring 3 reads.
+// What the two halves of the enlightened guest agree on: system calls from ring 3 to ring 0, and
+// the per-VP block that ring 0 keeps and ring 3 reads.
 #ifndef PARTITA_VSC_GUEST_GUEST_ABI_H_
 #define PARTITA_VSC_GUEST_GUEST_ABI_H_
 

@@ -1,5 +1,5 @@
-// Ring 0 of the enlightened guest: tables, SynIC set-up, application processors, system calls. Compiled
-// without SSE and kept short, because hosts with a paravirtual KVM interpret it.
+// Ring 0 of the enlightened guest: tables, SynIC set-up, application processors, system calls.
+// Compiled without SSE and kept short, because hosts with a paravirtual KVM interpret it.
 #include "base/hyperv_abi.h"
 #include "vsc/guest/guest_abi.h"
 
@@ -89,9 +89,7 @@ SystemInfo system_info;
 
 namespace {
 
-PerVp& VpBlock(uint64_t vp) {
-  return *reinterpret_cast<PerVp*>(kernel_stacks + vp * kKernelStack);
-}
+PerVp& VpBlock(uint64_t vp) { return *reinterpret_cast<PerVp*>(kernel_stacks + vp * kKernelStack); }
 
 PerVp& ThisVp() {
   uintptr_t rsp = 0;

@@ -1,6 +1,6 @@
 // The enlightened guest's jobs, chosen by "job=" on the command line. Ring 3.
-//   verify  writes a pattern over the first mib= MiB of disk 0 from all VPs, reads it back, compares
-//   bench   runs rw= bs= depth= seconds= mode= seed= on every VP's own channel and reports
+//   verify  writes a pattern over the first mib= MiB of disk 0 from all VPs, reads it back,
+//   compares bench   runs rw= bs= depth= seconds= mode= seed= on every VP's own channel and reports
 //   memory  touches the first and last MiB of guest RAM
 //   hello   reports what it found
 #include <atomic>
@@ -111,10 +111,10 @@ Result OpenQueue(Connection& connection, Queue& queue, uint16_t subchannel) {
                             {Allocate(kBuffer), kBuffer}, queue.vp);
 }
 
-// Waits for the channel's next completion. In interrupt mode the VP looks at the ring a little longer
-// with the interrupt masked, because going to sleep and being woken costs more than most completions
-// take to come, and then halts. The budget grows while sleeps turn out short, and shrinks while they are
-// long: an idle VP hardly spins.
+// Waits for the channel's next completion. In interrupt mode the VP looks at the ring a little
+// longer with the interrupt masked, because going to sleep and being woken costs more than most
+// completions take to come, and then halts. The budget grows while sleeps turn out short, and
+// shrinks while they are long: an idle VP hardly spins.
 void Idle(Queue& queue) {
   if (job.poll) {
     asm volatile("pause");
@@ -209,7 +209,8 @@ void Verify(Queue& queue) {
       auto* words = reinterpret_cast<uint64_t*>(data);
       chunk_of[slot] = next;
       if (write) {
-        for (uint64_t i = 0; i < kChunk / 8; ++i) words[i] = Pattern(next * (kChunk / 8) + i, job.seed);
+        for (uint64_t i = 0; i < kChunk / 8; ++i)
+          words[i] = Pattern(next * (kChunk / 8) + i, job.seed);
       } else {
         memset(data, 0xEE, kChunk);
       }
@@ -330,14 +331,16 @@ void RunStorage() {
   connection = Make<Connection>(transport);
   if (connection->Connect(vmbus::kVersion5_3, 0) != Result::kOk) Fail("no VMBus connection");
   if (connection->RequestOffers() != Result::kOk) Fail("no offers");
-  JsonLine("vmbus").Number("version", connection->version()).Number("offers",
-                                                                    connection->offers().size());
+  JsonLine("vmbus")
+      .Number("version", connection->version())
+      .Number("offers", connection->offers().size());
   if (OpenQueue(*connection, *queues[0], 0) != Result::kOk) Fail("the primary does not open");
   storage = Make<StorageVsc>(transport, queues[0]->channel);
   if (storage->Initialize() != Result::kOk) Fail("the controller does not initialise");
   if (!storage->ReadCapacity(0, Allocate(4096), &geometry)) Fail("there is no disk 0");
   JsonLine("disk").Number("blocks", geometry.blocks).Number("block_size", geometry.block_size);
-  if (job.block_size % geometry.block_size != 0 || job.bytes > geometry.blocks * geometry.block_size ||
+  if (job.block_size % geometry.block_size != 0 ||
+      job.bytes > geometry.blocks * geometry.block_size ||
       geometry.blocks * geometry.block_size < job.block_size) {
     Fail("the disk is too small for this job");
   }

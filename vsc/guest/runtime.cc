@@ -1,7 +1,8 @@
 #include "vsc/guest/runtime.h"
 
-#include <atomic>
 #include <bits/functexcept.h>
+
+#include <atomic>
 
 extern "C" {
 extern std::byte kernel_stacks[];
@@ -199,8 +200,8 @@ bool GuestTransport::TakeEvent(uint32_t relid) {
 }
 
 void GuestTransport::ClearEvents() {
-  auto* words = reinterpret_cast<uint64_t*>(system_info.event_pages + vp_ * 4096 +
-                                            hv::kVmbusSint * 256);
+  auto* words =
+      reinterpret_cast<uint64_t*>(system_info.event_pages + vp_ * 4096 + hv::kVmbusSint * 256);
   for (size_t i = 0; i < 32; ++i) {
     std::atomic_ref<uint64_t> flags(words[i]);
     if (flags.load() != 0) flags.exchange(0);

@@ -1,7 +1,7 @@
-// Where a disk's blocks live. A backend is shared by all channel loops; each loop opens its own queue
-// on its own io_uring, submits in batches and gets completions on that loop. Nothing above this
-// interface knows of descriptors. Layers (fault injection, formats) implement the same interface over
-// another backend.
+// Where a disk's blocks live. A backend is shared by all channel loops; each loop opens its own
+// queue on its own io_uring, submits in batches and gets completions on that loop. Nothing above
+// this interface knows of descriptors. Layers (fault injection, formats) implement the same
+// interface over another backend.
 #ifndef PARTITA_VSP_STORAGE_BLOCK_BACKEND_H_
 #define PARTITA_VSP_STORAGE_BLOCK_BACKEND_H_
 
@@ -22,7 +22,8 @@ enum class BlockOp : uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
 
 struct BlockRequest;
 
-// Gets the end of a request: 0 or a positive errno. Runs on the loop that submitted it and may submit.
+// Gets the end of a request: 0 or a positive errno. Runs on the loop that submitted it and may
+// submit.
 class BlockOwner {
  public:
   virtual void OnBlockDone(BlockRequest& request, int error) = 0;
@@ -55,8 +56,8 @@ struct BlockProperties {
 class BlockQueue {
  public:
   virtual ~BlockQueue() = default;
-  // Never blocks. Every request ends in exactly one OnBlockDone, at the earliest on the next Reap of
-  // the loop's ring, or inside Submit when it could not be started.
+  // Never blocks. Every request ends in exactly one OnBlockDone, at the earliest on the next Reap
+  // of the loop's ring, or inside Submit when it could not be started.
   virtual void Submit(std::span<BlockRequest* const> requests) = 0;
 };
 

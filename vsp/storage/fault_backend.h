@@ -1,5 +1,5 @@
-// A layer that injects faults into another backend: errors by kind of operation, a full disk, requests
-// held back. For tests; switches may be turned from any thread.
+// A layer that injects faults into another backend: errors by kind of operation, a full disk,
+// requests held back. For tests; switches may be turned from any thread.
 #ifndef PARTITA_VSP_STORAGE_FAULT_BACKEND_H_
 #define PARTITA_VSP_STORAGE_FAULT_BACKEND_H_
 
@@ -20,8 +20,8 @@ struct FaultPlan {
   std::array<std::atomic<int>, kOps> error{};
   void Fail(BlockOp op, int value) { error[static_cast<size_t>(op)].store(value); }
   [[nodiscard]] int ErrorOf(BlockOp op) const { return error[static_cast<size_t>(op)].load(); }
-  // Requests that arrive while this is set wait; they go on at the next request or flush after it is
-  // cleared.
+  // Requests that arrive while this is set wait; they go on at the next request or flush after it
+  // is cleared.
   std::atomic<bool> hold = false;
   std::atomic<uint64_t> held = 0, seen = 0;
 };

@@ -16,8 +16,8 @@
 namespace partita::storage {
 namespace {
 
-constexpr size_t kBounceBuffers = 16;         // per queue; a request that finds none waits
-constexpr size_t kBounceSize = 512u << 10;    // a whole transfer
+constexpr size_t kBounceBuffers = 16;       // per queue; a request that finds none waits
+constexpr size_t kBounceSize = 512u << 10;  // a whole transfer
 constexpr size_t kBounceAlignment = 4096;
 
 struct FreeDeleter {
@@ -146,8 +146,8 @@ class RawFileQueue : public BlockQueue {
         sqe->opcode = IORING_OP_FALLOCATE;
         sqe->off = request.offset;
         sqe->addr = request.length;
-        sqe->len = FALLOC_FL_KEEP_SIZE | (request.op == BlockOp::kDiscard ? FALLOC_FL_PUNCH_HOLE
-                                                                          : FALLOC_FL_ZERO_RANGE);
+        sqe->len = FALLOC_FL_KEEP_SIZE |
+                   (request.op == BlockOp::kDiscard ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
         break;
     }
   }
@@ -280,7 +280,7 @@ RawFile::~RawFile() {
 }
 
 std::vector<uint8_t> RawFile::opcodes() const {
-  return {IORING_OP_READ,  IORING_OP_READV, IORING_OP_WRITE,
+  return {IORING_OP_READ,   IORING_OP_READV, IORING_OP_WRITE,
           IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE};
 }
 

@@ -36,7 +36,7 @@ enum Opcode : uint8_t {
 };
 
 constexpr uint32_t kMaxUnmapDescriptors = 256;
-constexpr uint64_t kMaxUnmapBlocks = 1u << 22;       // 2 GiB of 512-byte blocks per command
+constexpr uint64_t kMaxUnmapBlocks = 1u << 22;  // 2 GiB of 512-byte blocks per command
 constexpr uint64_t kMaxWriteSameBlocks = 1u << 22;
 
 using Cdb = std::span<const uint8_t, 16>;
@@ -216,9 +216,8 @@ ScsiOutcome ScsiDisk::Verify(uint64_t lba, uint64_t blocks, uint8_t flags,
   if (check != 0x02 || data_length < blocks * block_size_) return Check(kInvalidField);
   ScsiOutcome outcome;
   outcome.kind = ScsiOutcome::Kind::kVerify;
-  outcome.ranges.push_back({.op = BlockOp::kRead,
-                            .offset = lba * block_size_,
-                            .length = blocks * block_size_});
+  outcome.ranges.push_back(
+      {.op = BlockOp::kRead, .offset = lba * block_size_, .length = blocks * block_size_});
   return outcome;
 }
 
@@ -363,9 +362,8 @@ ScsiOutcome ScsiDisk::Unmap(Cdb cdb, std::span<const uint8_t> parameters) const 
     if (!InRange(lba, blocks)) return Check(kLbaOutOfRange);
     if (blocks > kMaxUnmapBlocks) return Check(kInvalidParameterList);
     if (blocks == 0) continue;
-    outcome.ranges.push_back({.op = BlockOp::kDiscard,
-                              .offset = lba * block_size_,
-                              .length = blocks * block_size_});
+    outcome.ranges.push_back(
+        {.op = BlockOp::kDiscard, .offset = lba * block_size_, .length = blocks * block_size_});
   }
   if (outcome.ranges.empty()) return Good();
   return outcome;

@@ -44,11 +44,11 @@ struct BlockRange {
 // What to do for a command.
 struct ScsiOutcome {
   enum class Kind : uint8_t {
-    kAnswer,     // good status; `data` goes to the guest
-    kCheck,      // check condition with `sense`
-    kTransfer,   // ranges[0], to or from the guest's buffer
+    kAnswer,      // good status; `data` goes to the guest
+    kCheck,       // check condition with `sense`
+    kTransfer,    // ranges[0], to or from the guest's buffer
     kOperations,  // every range, no guest data
-    kVerify,     // ranges[0] is read and compared with the guest's buffer
+    kVerify,      // ranges[0] is read and compared with the guest's buffer
   } kind = Kind::kAnswer;
   Sense sense;
   std::vector<uint8_t> data;
@@ -63,8 +63,8 @@ class ScsiDisk {
   };
   ScsiDisk(std::unique_ptr<BlockBackend> backend, Identity identity);
 
-  // `cdb` is the guest's, `cdb_length` bytes of it are valid; `parameters` is the copied data-out of
-  // commands that carry a parameter list (NeedsParameters), `data_length` the guest's buffer.
+  // `cdb` is the guest's, `cdb_length` bytes of it are valid; `parameters` is the copied data-out
+  // of commands that carry a parameter list (NeedsParameters), `data_length` the guest's buffer.
   [[nodiscard]] ScsiOutcome Execute(std::span<const uint8_t, 16> cdb, uint32_t data_length,
                                     std::span<const uint8_t> parameters) const;
   // Bytes of data-out that Execute wants to see for this CDB (0: none).

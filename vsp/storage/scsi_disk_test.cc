@@ -43,9 +43,9 @@ class ScsiDiskTest : public testing::Test {
     EXPECT_EQ(outcome.kind, ScsiOutcome::Kind::kCheck);
     EXPECT_EQ(outcome.sense, sense) << int{outcome.sense.key} << "/" << int{outcome.sense.code};
   }
-  std::unique_ptr<ScsiDisk> disk = std::make_unique<ScsiDisk>(
-      std::make_unique<NullBackend>(Properties()),
-      ScsiDisk::Identity{.id = {1, 2, 3}, .serial = "0011"});
+  std::unique_ptr<ScsiDisk> disk =
+      std::make_unique<ScsiDisk>(std::make_unique<NullBackend>(Properties()),
+                                 ScsiDisk::Identity{.id = {1, 2, 3}, .serial = "0011"});
 };
 
 TEST_F(ScsiDiskTest, ReadsAndWritesOfEverySize) {
@@ -128,7 +128,7 @@ TEST_F(ScsiDiskTest, CapacityAndDiscardParameters) {
   EXPECT_EQ(sixteen[13], 3);     // 8 logical blocks in a physical one
   EXPECT_EQ(sixteen[14], 0xC0);  // thin, reads as zeroes
   const auto limits = Run({0x12, 1, 0xB0, 0, 255}).data;
-  EXPECT_EQ(limits[7], 8);  // optimal granularity
+  EXPECT_EQ(limits[7], 8);   // optimal granularity
   EXPECT_NE(limits[21], 0);  // unmap limit
 }
 
@@ -136,8 +136,8 @@ TEST_F(ScsiDiskTest, ModePagesTellTheTruthAboutTheCache) {
   const auto caching = Run({0x1A, 0, 0x08, 0, 255}).data;
   ASSERT_EQ(caching.size(), 24u);
   EXPECT_EQ(caching[0], caching.size() - 1);
-  EXPECT_EQ(caching[2], 0x10);         // DPO and FUA, not write protected
-  EXPECT_EQ(caching[4 + 2] & 4, 4);    // write cache on: a flush is needed
+  EXPECT_EQ(caching[2], 0x10);       // DPO and FUA, not write protected
+  EXPECT_EQ(caching[4 + 2] & 4, 4);  // write cache on: a flush is needed
   const auto ten = Run({0x5A, 0, 0x3F, 0, 0, 0, 0, 1, 0}).data;
   EXPECT_EQ(ten[0] * 256u + ten[1] + 2, ten.size());
   EXPECT_EQ(Run({0x1A, 0, 0x3F, 0, 4}).data.size(), 4u);  // truncated, with the full length inside
@@ -149,9 +149,9 @@ TEST_F(ScsiDiskTest, ModePagesTellTheTruthAboutTheCache) {
 TEST_F(ScsiDiskTest, UnmapAndItsBadLists) {
   std::vector<uint8_t> list(8 + 32);
   list[3] = 32;
-  list[8 + 7] = 16;           // LBA 16
-  list[8 + 11] = 8;           // 8 blocks
-  list[8 + 16 + 6] = 1;       // LBA 256
+  list[8 + 7] = 16;      // LBA 16
+  list[8 + 11] = 8;      // 8 blocks
+  list[8 + 16 + 6] = 1;  // LBA 256
   list[8 + 16 + 11] = 4;
   ScsiOutcome outcome = Run({0x42, 0, 0, 0, 0, 0, 0, 0, 40}, 40, list);
   ASSERT_EQ(outcome.kind, ScsiOutcome::Kind::kOperations);

@@ -61,9 +61,8 @@ absl::Status StorageChannel::Prepare() {
     for (const uint8_t opcode : disk->backend().opcodes()) opcodes.insert(opcode);
   }
   const std::vector<uint8_t> allowed(opcodes.begin(), opcodes.end());
-  ASSIGN_OR_RETURN(ring_, IoRing::Create({.entries = kRequestsPerChannel,
-                                          .files = files,
-                                          .opcodes = allowed}));
+  ASSIGN_OR_RETURN(
+      ring_, IoRing::Create({.entries = kRequestsPerChannel, .files = files, .opcodes = allowed}));
   for (size_t i = 0; i < controller_.disks().size(); ++i) {
     Lun& lun = luns_.emplace_back();
     ASSIGN_OR_RETURN(lun.queue,
@@ -73,7 +72,8 @@ absl::Status StorageChannel::Prepare() {
 }
 
 void StorageChannel::Stop(std::function<void()> done) {
-  done_ = std::move(done);  // published by the eventfd write and read
+  done_ = std::move(done);
+  stop_requested_.store(true);  // publishes `done_`
   stop_event_.Set();
 }
 
@@ -81,7 +81,7 @@ void StorageChannel::Stop(std::function<void()> done) {
 
 void StorageChannel::DoorbellOp::OnComplete(int32_t, uint32_t) {
   if (is_stop) {
-    channel.stopping_ = true;
+    channel.stopping_ = channel.stop_requested_.load();
   } else {
     channel.doorbell_armed_ = false;
     channel.channel_->CountDoorbells(std::exchange(value, 0));
@@ -322,7 +322,8 @@ void StorageChannel::HandleSrb(const vmbus::Packet& packet, const proto::Packet&
     return Answer(*request, ScsiDisk::ReportLuns(luns));
   }
   if (!addressed || srb.lun >= luns_.size()) {
-    // Stock Linux takes any answer to INQUIRY for success, so an absent LUN must say so in the data.
+    // Stock Linux takes any answer to INQUIRY for success, so an absent LUN must say so in the
+    // data.
     if (cdb[0] == kInquiry && (cdb[1] & 1) == 0) return Answer(*request, ScsiDisk::AbsentInquiry());
     if (cdb[0] == kInquiry) return CheckCondition(*request, kInvalidField);
     request->packet.status = proto::kStatusNoSuchDevice;
@@ -438,8 +439,8 @@ void StorageChannel::StartNextRange(Request& request) {
   StartBlock(request);
 }
 
-// One disk may not take every request of the channel: with n busy disks each gets its part, and never
-// less than a useful queue depth.
+// One disk may not take every request of the channel: with n busy disks each gets its part, and
+// never less than a useful queue depth.
 uint32_t StorageChannel::FairShare() const {
   constexpr uint32_t kLeast = 16;
   const auto busy = static_cast<uint32_t>(

@@ -25,7 +25,8 @@ class StorageChannel final : public BlockOwner {
       StorageVsp& controller, std::shared_ptr<vmbus::ServerChannel> channel, uint32_t primary);
   ~StorageChannel();
 
-  // Finishes or drops what is in flight, then ends the thread; `done` is called from it. Any thread.
+  // Finishes or drops what is in flight, then ends the thread; `done` is called from it. Any
+  // thread.
   void Stop(std::function<void()> done);
 
   void OnBlockDone(BlockRequest& block, int error) override;
@@ -36,14 +37,14 @@ class StorageChannel final : public BlockOwner {
     uint64_t transaction = 0;
     uint64_t started_ns = 0;
     vmbus::storage::Packet packet{};
-    std::vector<iovec> buffer;          // the guest's buffer, adjacent pages merged
-    std::vector<uint64_t> pfns;         // the same, for MarkDirty
-    uint32_t buffer_offset = 0;         // into the first page
+    std::vector<iovec> buffer;   // the guest's buffer, adjacent pages merged
+    std::vector<uint64_t> pfns;  // the same, for MarkDirty
+    uint32_t buffer_offset = 0;  // into the first page
     uint32_t buffer_length = 0;
-    std::vector<iovec> trimmed;         // what of it a shorter transfer uses
-    std::vector<BlockRange> ranges;     // of a command with several operations
+    std::vector<iovec> trimmed;      // what of it a shorter transfer uses
+    std::vector<BlockRange> ranges;  // of a command with several operations
     size_t next_range = 0;
-    std::vector<std::byte> scratch;     // VERIFY reads into it
+    std::vector<std::byte> scratch;  // VERIFY reads into it
     iovec scratch_iovec{};
     uint32_t lun = 0;
     bool verify = false;
@@ -111,6 +112,7 @@ class StorageChannel final : public BlockOwner {
   };
   std::deque<Reply> replies_;  // the outgoing ring was full
   bool ring_open_ = true;      // false after corruption: nothing more is read
+  std::atomic<bool> stop_requested_ = false;
   bool stopping_ = false;
   bool doorbell_armed_ = false;
   std::vector<uint64_t> resets_;  // transactions waiting for in-flight commands to end

@@ -55,7 +55,8 @@ bool StorageVsp::OnOpen(const vmbus::OpenRequest& request,
 void StorageVsp::OnClose(uint32_t relid, std::function<void()> done) {
   const auto it = channels_.find(relid);
   if (it == channels_.end()) return done();
-  // The object itself goes when the relid is opened again or the controller ends; its thread ends now.
+  // The object itself goes when the relid is opened again or the controller ends; its thread ends
+  // now.
   it->second->Stop(std::move(done));
 }
 

@@ -2,8 +2,8 @@
 // channel. A loop drains its ring, submits to the disks' queues in one batch, reaps completions and
 // answers them in one batch with at most one interrupt.
 //
-// Packets are guest-controlled; each is copied once before it is looked at. The controller belongs to
-// the control thread, a StorageChannel to its own loop thread.
+// Packets are guest-controlled; each is copied once before it is looked at. The controller belongs
+// to the control thread, a StorageChannel to its own loop thread.
 #ifndef PARTITA_VSP_STORAGE_STORAGE_VSP_H_
 #define PARTITA_VSP_STORAGE_STORAGE_VSP_H_
 

@@ -41,8 +41,9 @@ class StorageTest : public testing::Test {
       files.emplace_back(dup(fd.get()));
       auto raw = RawFile::Create(std::move(fd), {});
       ASSERT_TRUE(raw.ok()) << raw.status();
-      storage->AddDisk(std::make_unique<ScsiDisk>(
-          std::make_unique<FaultBackend>(*std::move(raw), plan), ScsiDisk::Identity{.serial = "1"}));
+      storage->AddDisk(
+          std::make_unique<ScsiDisk>(std::make_unique<FaultBackend>(*std::move(raw), plan),
+                                     ScsiDisk::Identity{.serial = "1"}));
     }
     storage->Connect(partition.server());
     partition.OnControl([&] { ASSERT_NE(partition.server().AddDevice(*storage), 0u); });
@@ -238,7 +239,8 @@ TEST_F(StorageTest, AFullDiskHoldsWritesUntilThereIsRoom) {
   std::byte* buffer = partition.Allocate(64 * 4096);
   for (uint64_t i = 0; i < 20; ++i) {
     std::memset(buffer + i * 4096, static_cast<int>(i + 1), 4096);
-    ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, true, i * 8, 8, buffer + i * 4096, 4096, i + 1));
+    ASSERT_TRUE(
+        driver->SubmitReadWrite(primary, 0, true, i * 8, 8, buffer + i * 4096, 4096, i + 1));
   }
   primary.Commit();
   while (full_events.load() == 0) std::this_thread::yield();
@@ -344,10 +346,10 @@ TEST_F(StorageTest, HostilePackets) {
       {{0, 1}, {4096, 4096}, {good, good}},        // offset beyond the page
       {{0, 1}, {0xFFFFFFFF, 0}, {good, good}},     // count that wraps
       {{0, 1}, {0x40000000, 0xFFF}, {good, good}},
-      {{0, 1}, {16384, 0}, {good, good}},          // more pages than it lists
+      {{0, 1}, {16384, 0}, {good, good}},            // more pages than it lists
       {{0, 1}, {4096, 0}, {0x7FFFFFFFFFFFF, good}},  // not RAM
       {{0, 1}, {4096, 0}, {UINT64_MAX, good}},
-      {{0, 1}, {100, 0}, {good, good}},            // buffer shorter than the command
+      {{0, 1}, {100, 0}, {good, good}},  // buffer shorter than the command
   };
   uint64_t tag = 1;
   for (const Range& range : ranges) {
@@ -389,8 +391,7 @@ TEST_F(StorageTest, HostilePackets) {
 TEST_F(StorageTest, ABrokenRingStopsOnlyItsChannel) {
   ASSERT_EQ(driver->Initialize(), Result::kOk);
   // The write index of the guest's ring, which is the first word of its control page.
-  const uint32_t nonsense = 0x1001;
-  std::memcpy(primary_ring, &nonsense, sizeof(nonsense));
+  std::atomic_ref<uint32_t>(*reinterpret_cast<uint32_t*>(primary_ring)).store(0x1001);
   transport.Signal(vmbus::kChannelConnectionBase + primary.relid());
   while (Stats()["channel.corrupt"] == 0) std::this_thread::yield();
   ASSERT_EQ(primary.Close(connection), Result::kOk);
