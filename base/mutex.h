@@ -1,5 +1,5 @@
-// A mutex with thread-safety annotations and conditions. Over std::mutex rather than Abseil's: Debian's
-// Abseil is built without ThreadSanitizer's hooks, which then takes every lock for none.
+// A mutex with thread-safety annotations and conditions. Over std::mutex rather than Abseil's:
+// Debian's Abseil is built without ThreadSanitizer's hooks, which then takes every lock for none.
 #ifndef PARTITA_BASE_MUTEX_H_
 #define PARTITA_BASE_MUTEX_H_
 
@@ -21,7 +21,8 @@ class ABSL_LOCKABLE Mutex {
   }
   // Waits until `condition` holds. It is looked at under the lock whenever somebody releases it.
   template <typename Condition>
-  void Await(Condition condition) ABSL_EXCLUSIVE_LOCKS_REQUIRED(this) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  void Await(Condition condition)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(this) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     std::unique_lock<std::mutex> lock(mutex_, std::adopt_lock);
     ++waiters_;
     changed_.wait(lock, condition);
@@ -34,7 +35,8 @@ class ABSL_LOCKABLE Mutex {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(this) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     std::unique_lock<std::mutex> lock(mutex_, std::adopt_lock);
     ++waiters_;
-    const bool held = changed_.wait_until(lock, std::chrono::system_clock::now() + longest, condition);
+    const bool held =
+        changed_.wait_until(lock, std::chrono::system_clock::now() + longest, condition);
     --waiters_;
     lock.release();
     return held;

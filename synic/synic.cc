@@ -78,7 +78,7 @@ void Synic::SetEventFlag(uint32_t index, uint32_t sint, uint32_t flag) {
     lost_events_.Add();  // the guest moves its channels before it takes a VP offline
     return;
   }
-  const uint64_t offset = sint * kSintStride + flag / 64 * 8;
+  const uint64_t offset = sint * kSintStride + uint64_t{flag / 64} * 8;
   auto& word = *reinterpret_cast<uint64_t*>(vp->flags + offset);
   const uint64_t bit = uint64_t{1} << (flag % 64);
   events_.Add();

@@ -1,5 +1,5 @@
-// Message slots and event flags as the TLFS describes them ("Inter-Partition Communication"), on plain
-// memory: what both backends share.
+// Message slots and event flags as the TLFS describes them ("Inter-Partition Communication"), on
+// plain memory: what both backends share.
 #include "synic/synic.h"
 
 #include <gtest/gtest.h>
@@ -40,9 +40,7 @@ class FakeSynic : public Synic {
   std::vector<uint32_t> raised;
 
  protected:
-  void Raise(Vp&, uint32_t sint) override {
-    raised.push_back(sint);
-  }
+  void Raise(Vp&, uint32_t sint) override { raised.push_back(sint); }
   void QueueChanged(Vp&) override {}
 
  private:
@@ -78,8 +76,8 @@ TEST_F(SynicTest, MessagesWaitForTheirSlotAndComeInOrder) {
   EXPECT_EQ(synic.raised.size(), 1u);
   ASSERT_TRUE(Post(2));
   ASSERT_TRUE(Post(3));
-  EXPECT_EQ(Payload(), 1u);                               // not overwritten
-  EXPECT_EQ(Slot(2).flags & hv::kMessagePending, 1);      // the guest is asked for EOM
+  EXPECT_EQ(Payload(), 1u);                           // not overwritten
+  EXPECT_EQ(Slot(2).flags & hv::kMessagePending, 1);  // the guest is asked for EOM
   EXPECT_EQ(synic.raised.size(), 1u);
   synic.EndOfMessage();  // EOM with the slot still full changes nothing
   EXPECT_EQ(Payload(), 1u);
@@ -102,7 +100,8 @@ TEST_F(SynicTest, ABusySlotHoldsUpOnlyItsOwnSint) {
   EXPECT_EQ(Payload(5), 3u);
 }
 
-// What an earlier life of the guest left in the page must not block delivery for ever (openvmm#3720).
+// What an earlier life of the guest left in the page must not block delivery for ever
+// (openvmm#3720).
 TEST_F(SynicTest, StaleMessagesAreClearedWhenThePageIsEnabled) {
   Slot(2).type = 77;
   ASSERT_TRUE(synic.Enable(kSimp | 1, kSiefp | 1));

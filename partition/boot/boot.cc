@@ -117,7 +117,7 @@ constexpr size_t kSetupSects = 0x1F1, kBootFlag = 0x1FE, kHeaderMagic = 0x202, k
 // Identity mapping of the first 4 GiB with 2 MiB pages.
 bool WritePageTables(GuestMemory& memory) {
   constexpr uint64_t kPresentWrite = 3, kLarge = 0x80;
-  std::vector<uint64_t> tables(6 * 512);
+  std::vector<uint64_t> tables(size_t{6} * 512);
   tables[0] = (machine::kPageTables + kPageSize) | kPresentWrite;
   for (uint64_t i = 0; i < 4; ++i) {
     tables[512 + i] = (machine::kPageTables + (2 + i) * kPageSize) | kPresentWrite;
