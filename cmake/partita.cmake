@@ -25,6 +25,9 @@ function(partita_library name)
   target_link_libraries(${name} PUBLIC partita_options ${ARG_DEPS})
 endfunction()
 
+# Everything labelled "unit", to build it without the rest.
+add_custom_target(unit_tests)
+
 # partita_test(NAME LABEL label SOURCES ... DEPS ...): a GoogleTest program run by ctest as one test.
 function(partita_test name)
   cmake_parse_arguments(ARG "" "LABEL;TIMEOUT" "SOURCES;DEPS" ${ARGN})
@@ -35,6 +38,9 @@ function(partita_test name)
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
+  if(ARG_LABEL STREQUAL unit)
+    add_dependencies(unit_tests ${name})
+  endif()
 endfunction()
 
 # partita_fuzz(NAME SOURCES ... DEPS ... CORPUS dir): libFuzzer target; each seed is also a unit test input.

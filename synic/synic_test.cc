@@ -51,7 +51,7 @@ class SynicTest : public testing::Test {
  protected:
   static constexpr uint64_t kSimp = 0x1000, kSiefp = 0x2000;
   hv::Message& Slot(uint32_t sint) {
-    return *reinterpret_cast<hv::Message*>(ram.data() + kSimp + sint * 256);
+    return *reinterpret_cast<hv::Message*>(ram.data() + kSimp + size_t{sint} * 256);
   }
   bool Post(uint32_t value, uint32_t sint = 2) {
     return synic.PostMessage(0, sint, 1, std::as_bytes(std::span(&value, 1)));
