@@ -1,22 +1,18 @@
 #include "base/event_loop.h"
 
 #include <sys/epoll.h>
-#include <time.h>
 
 #include <algorithm>
 #include <array>
 #include <utility>
 
+#include "base/monotonic.h"
 #include "base/mutex.h"
 
 namespace partita {
 namespace {
 
-uint64_t NowMs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1000000;
-}
+uint64_t NowMs() { return MonotonicNs() / 1'000'000; }
 
 }  // namespace
 

@@ -29,42 +29,30 @@ hv::Message Synic::MakeMessage(uint32_t type, std::span<const std::byte> payload
   return message;
 }
 
+bool Synic::PageOf(uint64_t value, std::byte** page) {
+  *page = nullptr;
+  if ((value & hv::kMsrPageEnable) == 0) return true;
+  *page = memory_.Range(value & hv::kMsrPageMask, kPageSize);
+  if (*page == nullptr) rejected_.Add();
+  return *page != nullptr;
+}
+
 bool Synic::SetMessagePage(Vp& vp, uint64_t value) {
-  std::byte* page = nullptr;
-  const uint64_t gpa = value & hv::kMsrPageMask;
-  if ((value & hv::kMsrPageEnable) != 0) {
-    page = memory_.Range(gpa, kPageSize);
-    if (page == nullptr) {
-      rejected_.Add();
-      vp.messages = nullptr;
-      return false;
+  const std::byte* before = vp.messages;
+  vp.messages_gpa = value & hv::kMsrPageMask;
+  const bool ok = PageOf(value, &vp.messages);
+  if (vp.messages != nullptr && vp.messages != before) {
+    for (uint64_t sint = 0; sint < hv::kSintCount; ++sint) {
+      SlotType(vp.messages + sint * kSintStride).store(0);
     }
-    if (page != vp.messages) {
-      for (uint32_t sint = 0; sint < hv::kSintCount; ++sint) {
-        SlotType(page + sint * kSintStride).store(0);
-      }
-      memory_.MarkDirty(gpa, kPageSize);
-    }
+    memory_.MarkDirty(vp.messages_gpa, kPageSize);
   }
-  vp.messages = page;
-  vp.messages_gpa = gpa;
-  return true;
+  return ok;
 }
 
 bool Synic::SetFlagPage(Vp& vp, uint64_t value) {
-  std::byte* page = nullptr;
-  const uint64_t gpa = value & hv::kMsrPageMask;
-  if ((value & hv::kMsrPageEnable) != 0) {
-    page = memory_.Range(gpa, kPageSize);
-    if (page == nullptr) {
-      rejected_.Add();
-      vp.flags = nullptr;
-      return false;
-    }
-  }
-  vp.flags = page;
-  vp.flags_gpa = gpa;
-  return true;
+  vp.flags_gpa = value & hv::kMsrPageMask;
+  return PageOf(value, &vp.flags);
 }
 
 void Synic::SetEventFlag(uint32_t index, uint32_t sint, uint32_t flag) {

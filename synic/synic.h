@@ -69,6 +69,8 @@ class Synic : public SynicPort, public Interrupt, public Doorbell {
   // message slots cleared, because what the guest left there would block delivery for ever.
   bool SetMessagePage(Vp& vp, uint64_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(vp.mutex);
   bool SetFlagPage(Vp& vp, uint64_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(vp.mutex);
+  // The host's address of an enabled page (null if disabled). False: enabled, but not RAM.
+  bool PageOf(uint64_t value, std::byte** page);
   // Moves queued messages into free slots (on EOM, on enable, on a new message).
   void Deliver(Vp& vp) ABSL_EXCLUSIVE_LOCKS_REQUIRED(vp.mutex);
   bool Enqueue(Vp& vp, uint32_t sint, const hv::Message& message)

@@ -1,5 +1,6 @@
 // ACPI tables of the machine, built by code: hardware-reduced, no PCI, one VMBus device, one serial
-// port. Sources: ACPI specification 6.4; what Linux's hv_vmbus asks of its node is in docs.
+// port. Sources: ACPI specification 6.4; Linux, drivers/hv/vmbus_drv.c (vmbus_acpi_add) for the
+// VMBus node.
 #ifndef PARTITA_PARTITION_BOOT_ACPI_H_
 #define PARTITA_PARTITION_BOOT_ACPI_H_
 

@@ -160,8 +160,7 @@ int BenchStorage(const BenchOptions& o) {
     out["queue_depth"] = o.queue_depth;
     out["mode"] = o.mode;
     out["cpus"] = o.cpus;
-    out["synic"] =
-        stats["synic.eoms"] == 0 && stats.contains("synic.resamples") ? "kernel" : "user";
+    out["synic"] = stats.contains("synic.resamples") ? "kernel" : "user";
     out["partition"] = Describe(*partition, *block_size);
     out["host"] = Describe(*host, *block_size);
     out["ratio"] = partition->Iops() / host->Iops();

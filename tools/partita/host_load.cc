@@ -2,23 +2,17 @@
 
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include <memory>
 #include <vector>
 
 #include "base/counters.h"
 #include "base/io_ring.h"
+#include "base/monotonic.h"
 #include "base/unique_fd.h"
 
 namespace partita {
 namespace {
-
-uint64_t NowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
 
 double CpuSeconds() {
   rusage usage{};
@@ -58,7 +52,7 @@ class Load {
     ASSIGN_OR_RETURN(ring_, IoRing::Create({.entries = 512, .files = files, .opcodes = opcodes}));
     RETURN_IF_ERROR(ring_->Enable());
     const double cpu = CpuSeconds();
-    const uint64_t start = NowNs();
+    const uint64_t start = MonotonicNs();
     deadline_ = start + options_.seconds * 1'000'000'000;
     for (uint32_t i = 0; i < options_.depth; ++i) {
       slots_[i].load = this;
@@ -69,10 +63,10 @@ class Load {
       if (const int error = ring_->Submit(1); error < 0) {
         return SystemError("running the host's load", -error);
       }
-      now_ = NowNs();
+      now_ = MonotonicNs();
       ring_->Reap();
     }
-    result_.nanoseconds = NowNs() - start;
+    result_.nanoseconds = MonotonicNs() - start;
     result_.cpu_seconds = CpuSeconds() - cpu;
     result_.p50_ns = latency_.Quantile(0.5);
     result_.p99_ns = latency_.Quantile(0.99);

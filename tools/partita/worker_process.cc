@@ -5,11 +5,12 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <string>
 #include <utility>
+
+#include "base/monotonic.h"
 
 namespace partita {
 
@@ -51,10 +52,7 @@ WorkerProcess::~WorkerProcess() {
 }
 
 absl::Status WorkerProcess::Start(control::Start start, std::vector<int> descriptors) {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  start.set_exec_monotonic_ns(static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 +
-                              static_cast<uint64_t>(now.tv_nsec));
+  start.set_exec_monotonic_ns(MonotonicNs());
   control::Request request;
   *request.mutable_start() = std::move(start);
   return channel_.Send(request, descriptors);

@@ -1,13 +1,13 @@
 #include "tools/worker/machine.h"
 
 #include <fcntl.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "partition/machine.h"
 #include "tools/control/channel.h"
 #include "vsp/storage/raw_file.h"
@@ -18,12 +18,6 @@ namespace {
 // A guest that resets more often than this is in a boot loop; going on would only burn the host.
 constexpr size_t kMaxResets = 10;
 constexpr uint64_t kResetWindowMs = 60'000;
-
-uint64_t NowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
 
 vmbus::Guid DeviceInstance(const std::string& partition_id, uint8_t device) {
   vmbus::Guid guid{};
@@ -156,7 +150,7 @@ absl::Status Machine::Build() {
                                     .initrd_fd = Descriptor(start_.initrd_fd()),
                                     .command_line = start_.command_line()}));
   if (first_entry_us_ == 0 && start_.exec_monotonic_ns() != 0) {
-    first_entry_us_ = (NowNs() - start_.exec_monotonic_ns()) / 1000;
+    first_entry_us_ = (MonotonicNs() - start_.exec_monotonic_ns()) / 1000;
   }
   partition_->Start();
   return absl::OkStatus();
@@ -212,7 +206,7 @@ void Machine::OnEnd(EndReason reason, const std::string& detail) {
 
 void Machine::Restart() {
   if (tearing_down_ || ended_) return;
-  const uint64_t now = NowNs() / 1'000'000;
+  const uint64_t now = MonotonicNs() / 1'000'000;
   while (!resets_.empty() && now - resets_.front() > kResetWindowMs) resets_.pop_front();
   resets_.push_back(now);
   ++reset_count_;

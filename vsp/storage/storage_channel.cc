@@ -1,7 +1,6 @@
 #include "vsp/storage/storage_channel.h"
 
 #include <pthread.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstring>
@@ -10,6 +9,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/monotonic.h"
 
 namespace partita::storage {
 namespace {
@@ -18,12 +18,6 @@ namespace proto = vmbus::storage;
 
 constexpr int kDoorbellFile = 0, kStopFile = 1;  // the disks follow
 constexpr int64_t kSpaceRetryNs = 200'000'000;
-
-uint64_t NowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
 
 }  // namespace
 
@@ -301,7 +295,7 @@ void StorageChannel::HandleSrb(const vmbus::Packet& packet, const proto::Packet&
   counters_.commands.Add();
   Request* request = TakeRequest();
   request->transaction = packet.descriptor.transaction_id;
-  request->started_ns = NowNs();
+  request->started_ns = MonotonicNs();
   request->packet = body;
   proto::ScsiRequest& srb = request->packet.srb;
   if (!controller_.initialized().load()) {
@@ -566,7 +560,7 @@ void StorageChannel::Complete(Request& request, uint8_t scsi_status, uint8_t srb
   packet.srb.scsi_status = scsi_status;
   packet.srb.data_length = transferred;
   if ((srb_status & proto::kSrbAutosenseValid) == 0) packet.srb.sense_length = 0;
-  counters_.latency_ns.Record(NowNs() - request.started_ns);
+  counters_.latency_ns.Record(MonotonicNs() - request.started_ns);
   SendPacket(request.transaction, packet);
   Release(request);
 }
