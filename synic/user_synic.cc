@@ -18,6 +18,7 @@ namespace partita {
 namespace {
 
 constexpr uint32_t kTimers = 4;
+constexpr uint64_t kShortestPeriod = 1000;  // 100 us, in 100 ns units
 
 // One synthetic timer. TLFS, "Timers".
 struct SyntheticTimer {
@@ -229,9 +230,11 @@ class UserSynic : public Synic {
     timer_expirations_.Add();
     if ((timer.config & SyntheticTimer::kPeriodic) != 0) {
       // A guest that asks for a period shorter than we can serve gets the present, not a backlog.
+      // Nor may it keep the timer thread spinning.
       const uint64_t now = clock_.ReferenceTime();
-      timer.due = due + timer.count;
-      if (timer.due < now) timer.due = now + timer.count;
+      const uint64_t period = std::max(timer.count, kShortestPeriod);
+      timer.due = due + period;
+      if (timer.due < now) timer.due = now + period;
       armed_.insert({timer.due, vp.vcpu.index(), number});
     } else {
       timer.due = 0;

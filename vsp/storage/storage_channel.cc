@@ -286,6 +286,8 @@ StorageChannel::Request* StorageChannel::TakeRequest() {
 }
 
 void StorageChannel::Release(Request& request) {
+  // VERIFY alone needs memory in the size of its transfer; kept, it would add up over all requests.
+  if (!request.scratch.empty()) std::vector<std::byte>().swap(request.scratch);
   free_.push_back(&request);
   --in_flight_;
   if (!resets_.empty()) FinishReset();
