@@ -210,17 +210,8 @@ void Partition::OnHyperv(VirtualProcessor& vp, kvm_hyperv_exit& exit) {
   }
 }
 
-void Partition::OnEnd(VirtualProcessor&, VpEnd end, std::string detail) {
-  switch (end) {
-    case VpEnd::kTripleFault:
-      return events_.end(EndReason::kTripleFault, std::move(detail));
-    case VpEnd::kReset:
-      return events_.end(EndReason::kReset, std::move(detail));
-    case VpEnd::kPowerOff:
-      return events_.end(EndReason::kPowerOff, std::move(detail));
-    case VpEnd::kInternalError:
-      return events_.end(EndReason::kInternalError, std::move(detail));
-  }
+void Partition::OnEnd(VirtualProcessor&, EndReason reason, std::string detail) {
+  events_.end(reason, std::move(detail));
 }
 
 void Partition::DescribeTo(StatSink& sink) const {

@@ -37,8 +37,6 @@ struct PartitionOptions {
   std::vector<int> affinity;  // host CPU per VP; empty: not pinned
 };
 
-enum class EndReason : uint8_t { kPowerOff, kReset, kTripleFault, kInternalError };
-
 class Partition : public VpExitHandler {
  public:
   struct Events {
@@ -72,7 +70,7 @@ class Partition : public VpExitHandler {
   bool OnMsrRead(VirtualProcessor& vp, uint32_t msr, uint64_t* value) override;
   bool OnMsrWrite(VirtualProcessor& vp, uint32_t msr, uint64_t value) override;
   void OnHyperv(VirtualProcessor& vp, kvm_hyperv_exit& exit) override;
-  void OnEnd(VirtualProcessor& vp, VpEnd end, std::string detail) override;
+  void OnEnd(VirtualProcessor& vp, EndReason reason, std::string detail) override;
 
  private:
   Partition(GuestRam& ram, PartitionOptions options, Events events);

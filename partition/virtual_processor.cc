@@ -118,7 +118,7 @@ void VirtualProcessor::ThreadMain() {
         break;
       }
       if (error != 0) {
-        handler_.OnEnd(*this, VpEnd::kInternalError,
+        handler_.OnEnd(*this, EndReason::kInternalError,
                        std::string("KVM_RUN failed: ") + strerror(error));
         Park();
       } else {
@@ -187,20 +187,20 @@ void VirtualProcessor::Dispatch() {
     case KVM_EXIT_IRQ_WINDOW_OPEN:
       return;
     case KVM_EXIT_SHUTDOWN:
-      handler_.OnEnd(*this, VpEnd::kTripleFault, "triple fault" + Where());
+      handler_.OnEnd(*this, EndReason::kTripleFault, "triple fault" + Where());
       return Park();
     case KVM_EXIT_SYSTEM_EVENT:
       if (run->system_event.type == KVM_SYSTEM_EVENT_RESET) {
-        handler_.OnEnd(*this, VpEnd::kReset, "reset through KVM");
+        handler_.OnEnd(*this, EndReason::kReset, "reset through KVM");
       } else if (run->system_event.type == KVM_SYSTEM_EVENT_SHUTDOWN) {
-        handler_.OnEnd(*this, VpEnd::kPowerOff, "power-off through KVM");
+        handler_.OnEnd(*this, EndReason::kPowerOff, "power-off through KVM");
       } else {
-        handler_.OnEnd(*this, VpEnd::kInternalError,
+        handler_.OnEnd(*this, EndReason::kInternalError,
                        "KVM system event " + std::to_string(run->system_event.type));
       }
       return Park();
     case KVM_EXIT_FAIL_ENTRY:
-      handler_.OnEnd(*this, VpEnd::kInternalError,
+      handler_.OnEnd(*this, EndReason::kInternalError,
                      "KVM could not enter the guest, hardware reason " +
                          std::to_string(run->fail_entry.hardware_entry_failure_reason));
       return Park();
@@ -210,11 +210,12 @@ void VirtualProcessor::Dispatch() {
       if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
         text += " (an instruction this KVM cannot emulate)";
       }
-      handler_.OnEnd(*this, VpEnd::kInternalError, text);
+      handler_.OnEnd(*this, EndReason::kInternalError, text);
       return Park();
     }
     default:
-      handler_.OnEnd(*this, VpEnd::kInternalError, "unknown KVM exit " + std::to_string(reason));
+      handler_.OnEnd(*this, EndReason::kInternalError,
+                     "unknown KVM exit " + std::to_string(reason));
       return Park();
   }
 }

@@ -19,7 +19,8 @@ namespace partita {
 
 class VirtualProcessor;
 
-enum class VpEnd : uint8_t { kTripleFault, kReset, kPowerOff, kInternalError };
+// How a partition's run ends.
+enum class EndReason : uint8_t { kPowerOff, kReset, kTripleFault, kInternalError };
 
 class VpExitHandler {
  public:
@@ -32,7 +33,7 @@ class VpExitHandler {
   virtual bool OnMsrWrite(VirtualProcessor& vp, uint32_t msr, uint64_t value) = 0;
   virtual void OnHyperv(VirtualProcessor& vp, kvm_hyperv_exit& exit) = 0;
   // The VP cannot go on; it waits for Stop.
-  virtual void OnEnd(VirtualProcessor& vp, VpEnd end, std::string detail) = 0;
+  virtual void OnEnd(VirtualProcessor& vp, EndReason reason, std::string detail) = 0;
 };
 
 class VirtualProcessor {

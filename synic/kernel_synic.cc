@@ -36,8 +36,6 @@ class KernelSynic : public Synic {
     }
   }
 
-  [[nodiscard]] SynicKind kind() const override { return SynicKind::kKernel; }
-
   absl::Status AttachVp(const KvmVcpu& vcpu) override {
     RETURN_IF_ERROR(vcpu.EnableCap(KVM_CAP_HYPERV_SYNIC2, 0, "enabling KVM's SynIC"));
     // KVM starts a SynIC enabled; a guest must find it off.

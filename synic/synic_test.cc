@@ -17,7 +17,6 @@ class FakeSynic : public Synic {
   explicit FakeSynic(GuestMemory& memory) : Synic(memory) {
     vps_.push_back(std::make_unique<Vp>(vcpu_));
   }
-  [[nodiscard]] SynicKind kind() const override { return SynicKind::kUser; }
   absl::Status AttachVp(const KvmVcpu&) override { return absl::OkStatus(); }
   bool ReadMsr(uint32_t, uint32_t, uint64_t*) override { return false; }
   bool WriteMsr(uint32_t, uint32_t, uint64_t) override { return false; }

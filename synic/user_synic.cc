@@ -24,8 +24,7 @@ constexpr uint64_t kShortestPeriod = 1000;  // 100 us, in 100 ns units
 struct SyntheticTimer {
   uint64_t config = 0;
   uint64_t count = 0;
-  uint64_t due = 0;      // reference time; 0 when not armed
-  bool pending = false;  // a message-mode expiry that found the queue full
+  uint64_t due = 0;  // reference time; 0 when not armed
 
   static constexpr uint64_t kEnable = 1, kPeriodic = 2, kAutoEnable = 8, kDirect = 1 << 12;
   static constexpr uint64_t kDefined = 0xF1FFF;  // bits 19:16 and 12:0
@@ -48,8 +47,6 @@ class UserSynic : public Synic {
       timer_thread_.join();
     }
   }
-
-  [[nodiscard]] SynicKind kind() const override { return SynicKind::kUser; }
 
   absl::Status AttachVp(const KvmVcpu& vcpu) override {
     vps_.push_back(std::make_unique<UserVp>(vcpu));

@@ -14,7 +14,6 @@ enum class SynicKind : uint8_t { kUser, kKernel };
 class SynicPort {
  public:
   virtual ~SynicPort() = default;
-  [[nodiscard]] virtual SynicKind kind() const = 0;
   // Called for each VP after it was created and before it runs. `vcpu` outlives this object's use.
   virtual absl::Status AttachVp(const KvmVcpu& vcpu) = 0;
   // SynIC and synthetic-timer MSRs of VP `vp`, on its own thread. False: the access gets #GP.

@@ -39,7 +39,6 @@ class Channel {
   absl::Status Receive(google::protobuf::MessageLite* message,
                        std::vector<UniqueFd>* descriptors = nullptr) const;
   [[nodiscard]] int fd() const { return socket_.get(); }
-  [[nodiscard]] int Release() { return socket_.Release(); }
 
  private:
   UniqueFd socket_;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/file_lock.h"
 #include "base/log.h"
 #include "tools/control/channel.h"
 #include "tools/partita/disk_option.h"
@@ -18,15 +19,6 @@ namespace partita {
 namespace {
 
 using Stats = std::map<std::string, uint64_t>;
-
-double ChildCpuSeconds() {
-  rusage usage{};
-  getrusage(RUSAGE_CHILDREN, &usage);
-  auto seconds = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
 
 absl::StatusOr<uint32_t> ParseBlockSize(const std::string& text) {
   char* end = nullptr;
@@ -62,7 +54,7 @@ absl::StatusOr<LoadResult> RunInPartition(const BenchOptions& o, uint32_t block_
   hooks.output = [&](std::string_view text) {
     if (console.size() < kMaxConsole) console.append(text);
   };
-  const double cpu = ChildCpuSeconds();
+  const double cpu = CpuSeconds(RUSAGE_CHILDREN);
   const int status = RunPartition(run, hooks);
   if (status != control::kExitPowerOff) {
     return Internal("the partition ended with status " + std::to_string(status));
@@ -90,7 +82,7 @@ absl::StatusOr<LoadResult> RunInPartition(const BenchOptions& o, uint32_t block_
     result.p999_ns = line.value("p999_ns", uint64_t{0});
   }
   if (!found) return Internal("the guest reported no result");
-  result.cpu_seconds = ChildCpuSeconds() - cpu;
+  result.cpu_seconds = CpuSeconds(RUSAGE_CHILDREN) - cpu;
   return result;
 }
 
@@ -147,7 +139,7 @@ int BenchStorage(const BenchOptions& o) {
                                  .depth = o.queue_depth,
                                  .seconds = o.seconds,
                                  .seed = o.seed});
-  UnlockDisk(fd->get());
+  ReleaseFileLock(fd->get());
   if (!host.ok()) return fail(host.status());
   const auto exits = static_cast<double>(stats["exits.total"]);
   const double ios = static_cast<double>(partition->ios);

@@ -82,13 +82,6 @@ absl::StatusOr<UniqueFd> OpenDisk(const DiskOption& option) {
   return fd;
 }
 
-void UnlockDisk(int fd) {
-  struct flock lock {};
-  lock.l_type = F_UNLCK;
-  lock.l_whence = SEEK_SET;
-  fcntl(fd, F_OFD_SETLK, &lock);
-}
-
 std::string DiskIdentity(const DiskOption& option, std::string_view partition_name) {
   return StableIdentity(std::string(partition_name) + '\0' + option.path);
 }

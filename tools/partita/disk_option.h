@@ -22,8 +22,6 @@ struct DiskOption {
 
 absl::StatusOr<DiskOption> ParseDiskOption(std::string_view text);
 absl::StatusOr<UniqueFd> OpenDisk(const DiskOption& option);
-// Gives the lock back now; closing alone may leave it to an io_uring that is still being torn down.
-void UnlockDisk(int fd);
 // 16 bytes that stay the same for this disk of this partition.
 std::string DiskIdentity(const DiskOption& option, std::string_view partition_name);
 

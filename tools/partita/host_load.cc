@@ -14,15 +14,6 @@
 namespace partita {
 namespace {
 
-double CpuSeconds() {
-  rusage usage{};
-  getrusage(RUSAGE_THREAD, &usage);
-  auto seconds = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
-
 class Load;
 struct Slot final : IoRing::Op {
   void OnComplete(int32_t result, uint32_t flags) override;
@@ -51,7 +42,7 @@ class Load {
     const uint8_t opcodes[] = {IORING_OP_READ, IORING_OP_WRITE};
     ASSIGN_OR_RETURN(ring_, IoRing::Create({.entries = 512, .files = files, .opcodes = opcodes}));
     RETURN_IF_ERROR(ring_->Enable());
-    const double cpu = CpuSeconds();
+    const double cpu = CpuSeconds(RUSAGE_THREAD);
     const uint64_t start = MonotonicNs();
     deadline_ = start + options_.seconds * 1'000'000'000;
     for (uint32_t i = 0; i < options_.depth; ++i) {
@@ -67,7 +58,7 @@ class Load {
       ring_->Reap();
     }
     result_.nanoseconds = MonotonicNs() - start;
-    result_.cpu_seconds = CpuSeconds() - cpu;
+    result_.cpu_seconds = CpuSeconds(RUSAGE_THREAD) - cpu;
     result_.p50_ns = latency_.Quantile(0.5);
     result_.p99_ns = latency_.Quantile(0.99);
     result_.p999_ns = latency_.Quantile(0.999);
@@ -116,6 +107,15 @@ class Load {
 void Slot::OnComplete(int32_t result, uint32_t) { load->OnDone(*this, result); }
 
 }  // namespace
+
+double CpuSeconds(int who) {
+  rusage usage{};
+  getrusage(who, &usage);
+  auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
 
 absl::StatusOr<LoadResult> RunHostLoad(const HostLoad& load) {
   return std::make_unique<Load>(load)->Run();

@@ -29,6 +29,8 @@ struct LoadResult {
 };
 
 absl::StatusOr<LoadResult> RunHostLoad(const HostLoad& load);
+// User and system time of RUSAGE_THREAD, RUSAGE_CHILDREN, ...
+double CpuSeconds(int who);
 
 }  // namespace partita
 

@@ -380,7 +380,6 @@ int RunPartition(const RunOptions& options, const RunHooks& hooks) {
     Log(Message(worker.status()));
     return control::kExitStartFailed;
   }
-  if (hooks.worker_pid != nullptr) *hooks.worker_pid = (*worker)->pid();
   if (!builder.console_note.empty()) Log(builder.console_note);
   const absl::Status sent = (*worker)->Start(std::move(builder.start), builder.descriptors());
   UniqueFd console = std::move(builder.console);

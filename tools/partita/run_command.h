@@ -41,7 +41,6 @@ struct RunHooks {
   int kernel_fd = -1;                            // instead of options.kernel
   std::function<void(std::string_view)> output;  // instead of the console
   std::map<std::string, uint64_t>* stats = nullptr;
-  int* worker_pid = nullptr;
 };
 int RunPartition(const RunOptions& options, const RunHooks& hooks);
 

@@ -63,7 +63,6 @@ class GuestTransport final : public vmbus::client::Transport {
   bool TakeEvent(uint32_t relid);
   // All of this VP's event flags.
   void ClearEvents();
-  [[nodiscard]] uint64_t seen() const { return seen_; }
 
  private:
   uint64_t Hypercall(uint64_t control, uint64_t input, uint64_t output);

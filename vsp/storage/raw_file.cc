@@ -13,6 +13,8 @@
 #include <string>
 #include <utility>
 
+#include "base/file_lock.h"
+
 namespace partita::storage {
 namespace {
 
@@ -272,12 +274,7 @@ absl::StatusOr<std::unique_ptr<RawFile>> RawFile::Create(UniqueFd fd, const Opti
   return std::unique_ptr<RawFile>(new RawFile(std::move(fd), properties, options.direct));
 }
 
-RawFile::~RawFile() {
-  struct flock lock {};
-  lock.l_type = F_UNLCK;
-  lock.l_whence = SEEK_SET;
-  fcntl(fd_.get(), F_OFD_SETLK, &lock);
-}
+RawFile::~RawFile() { ReleaseFileLock(fd_.get()); }
 
 std::vector<uint8_t> RawFile::opcodes() const {
   return {IORING_OP_READ,   IORING_OP_READV, IORING_OP_WRITE,

@@ -19,8 +19,7 @@ class RawFile : public BlockBackend {
   };
   static absl::StatusOr<std::unique_ptr<RawFile>> Create(UniqueFd fd, const Options& options);
 
-  // Gives back the lock the descriptor carries: an io_uring that had it registered lets go of it
-  // only some time after the process is gone, and the next partition would find the disk in use.
+  // Gives back the lock the descriptor carries.
   ~RawFile() override;
 
   [[nodiscard]] const BlockProperties& properties() const override { return properties_; }
