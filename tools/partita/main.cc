@@ -5,42 +5,25 @@
 #include <string>
 #include <vector>
 
+#include "base/log.h"
 #include "tools/control/channel.h"
 #include "tools/partita/bench_command.h"
 #include "tools/partita/host_command.h"
+#include "tools/partita/nearest.h"
 #include "tools/partita/run_command.h"
+#include "tools/partita/run_config.h"
 
 namespace partita {
 namespace {
 
-size_t EditDistance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
-}
-
 // The flag or command of `app` nearest to what was typed; empty if nothing is near.
-std::string Nearest(const CLI::App& app, const std::string& typed) {
-  std::string best;
-  size_t distance = std::max<size_t>(2, typed.size() / 3) + 1;
-  auto consider = [&](const std::string& name) {
-    const size_t d = EditDistance(name, typed);
-    if (d < distance) distance = d, best = name;
-  };
+std::string NearestOf(const CLI::App& app, const std::string& typed) {
+  std::vector<std::string> known;
   for (const CLI::Option* option : app.get_options()) {
-    for (const std::string& name : option->get_lnames()) consider("--" + name);
+    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
   }
-  for (const CLI::App* sub : app.get_subcommands({})) consider(sub->get_name());
-  return best;
+  for (const CLI::App* sub : app.get_subcommands({})) known.push_back(sub->get_name());
+  return Nearest(typed, known);
 }
 
 int UsageError(const CLI::App& root, const CLI::ParseError& error, int argc, char** argv) {
@@ -56,7 +39,7 @@ int UsageError(const CLI::App& root, const CLI::ParseError& error, int argc, cha
         flag && std::any_of(known.begin(), known.end(),
                             [&](const CLI::Option* o) { return o->check_lname(name.substr(2)); });
     if ((flag && !is_known) || (!flag && app == &root)) {
-      if (const std::string near = Nearest(*app, name); !near.empty()) {
+      if (const std::string near = NearestOf(*app, name); !near.empty()) {
         fprintf(stderr, "partita: did you mean %s?\n", near.c_str());
       }
       break;
@@ -101,6 +84,13 @@ void AddRun(CLI::App& root, RunOptions& o) {
   run->add_flag("--unpack-kernel", o.unpack_kernel,
                 "Unpack the kernel here instead of in the guest (slow hosts)");
   run->add_option("--stats-json", o.stats_file, "Write all counters to FILE at the end");
+  run->add_option("--config", o.config,
+                  "The same settings as a JSON file (docs/run-config.md); flags win over it");
+  // So that a flag wins over the file, whose settings are put before it.
+  for (CLI::Option* option : run->get_options()) {
+    if (option->check_lname("disk") || option->get_name() == "--cpu-affinity") continue;
+    option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  }
   run->footer(
       "Exit status: 0 power-off, 1 error before start, 2 usage, 10 reset with --on-reset exit,\n"
       "11 guest panic, 12 triple fault or KVM error, 13 ended with a poisoned disk,\n"
@@ -140,6 +130,34 @@ CLI::App* AddBench(CLI::App& root, BenchOptions& o) {
   return storage;
 }
 
+// Puts the settings of --config before the flags and parses again. 0, or the status to end with.
+int ApplyConfig(CLI::App& root, RunOptions& options, int argc, char** argv) {
+  const std::string path = options.config;
+  const auto arguments = ArgumentsFromFile(path);
+  if (!arguments.ok()) {
+    Log(Message(arguments.status()));
+    return control::kExitStartFailed;
+  }
+  const auto parse = [&](bool with_flags) {
+    std::vector<std::string> all;
+    if (with_flags) {
+      for (int i = argc - 1; i >= 2; --i) all.emplace_back(argv[i]);
+    }
+    all.insert(all.end(), arguments->rbegin(), arguments->rend());
+    all.emplace_back("run");
+    options = RunOptions();
+    root.parse(all);  // takes them last first
+  };
+  try {
+    parse(false);
+  } catch (const CLI::ParseError& error) {
+    Log(path + ": " + error.what());
+    return control::kExitUsage;
+  }
+  parse(true);
+  return 0;
+}
+
 int Main(int argc, char** argv) {
   CLI::App root("Partita runs unmodified Hyper-V guests on Linux KVM.", "partita");
   root.require_subcommand(1);
@@ -156,6 +174,9 @@ int Main(int argc, char** argv) {
     return root.exit(success);
   } catch (const CLI::ParseError& error) {
     return UsageError(root, error, argc, argv);
+  }
+  if (!run.config.empty()) {
+    if (const int status = ApplyConfig(root, run, argc, argv); status != 0) return status;
   }
   if (host->parsed()) return ShowHost(json);
   if (bench_storage->parsed()) return BenchStorage(bench);

@@ -1,6 +1,7 @@
 #include "tools/worker/machine.h"
 
 #include <fcntl.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <cstring>
@@ -24,6 +25,14 @@ vmbus::Guid DeviceInstance(const std::string& partition_id, uint8_t device) {
   std::memcpy(guid.bytes, partition_id.data(), std::min(partition_id.size(), sizeof(guid.bytes)));
   guid.bytes[15] = static_cast<uint8_t>(guid.bytes[15] ^ device);
   return guid;
+}
+
+// CPUs this process may run on.
+uint32_t UsableCpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return UINT32_MAX;  // more than the set holds
+  return static_cast<uint32_t>(CPU_COUNT(&set));
 }
 
 std::string SerialNumber(const std::string& identity) {
@@ -63,7 +72,8 @@ absl::Status Machine::OpenDisks() {
       start_.queues() != 0 ? std::min(start_.queues(), start_.cpus()) : start_.cpus();
   storage_ = std::make_unique<storage::StorageVsp>(
       storage::StorageVsp::Options{.instance = DeviceInstance(start_.partition_id(), 1),
-                                   .subchannels = queues - 1},
+                                   .subchannels = queues - 1,
+                                   .shares_cpus = UsableCpus() <= start_.cpus()},
       storage::StorageVsp::Events{
           .space = [this](bool full) { loop_.Post([this, full] { OnSpace(full); }); },
           .poisoned =

@@ -1,6 +1,7 @@
 #include "vsp/storage/storage_channel.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <cstring>
@@ -93,6 +94,13 @@ void StorageChannel::ArmRead(DoorbellOp& op, int fixed_file) {
 
 void StorageChannel::ThreadMain() {
   pthread_setname_np(pthread_self(), ("stor" + std::to_string(channel_->identity().relid)).c_str());
+  if (controller_.options().shares_cpus) {
+    // A batch thread does not preempt at wake-up: the doorbell of a guest that shares this CPU does
+    // not interrupt its burst; the loop runs when the VP halts or its slice ends, and finds all of
+    // it.
+    const sched_param none{};
+    pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
+  }
   if (const absl::Status enabled = ring_->Enable(); !enabled.ok()) {
     Log(Message(enabled));
     ring_open_ = false;
@@ -141,9 +149,10 @@ void StorageChannel::Check(int result) {
 bool StorageChannel::DrainRing() {
   // Few at a time: what the page cache answers at once is published while the guest still works on
   // the batch before, so that both sides run at the same time instead of in turns.
-  constexpr int kBatch = 8;
+  // On a CPU they share there is nothing to overlap.
+  const int batch = controller_.options().shares_cpus ? 64 : 8;
   vmbus::Packet packet;
-  for (int i = 0; i < kBatch; ++i) {
+  for (int i = 0; i < batch; ++i) {
     if (free_.empty() && requests_.size() >= kRequestsPerChannel) return false;
     if (!resets_.empty()) return false;  // nothing starts until the reset is answered
     const vmbus::RingStatus status = channel_->Next(&packet);

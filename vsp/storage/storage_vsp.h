@@ -39,6 +39,9 @@ class StorageVsp : public vmbus::ChannelDevice {
   struct Options {
     vmbus::Guid instance{};
     uint32_t subchannels = 0;  // offered besides the primary
+    // The host has no CPU left beside the VPs': loops gather a guest's burst instead of
+    // interrupting it.
+    bool shares_cpus = false;
   };
   struct Events {
     // A disk's host file system is full: writes are held back. Called on loop threads, once per
