@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include <array>
+#include <cstring>
 #include <vector>
 
 #include "tools/partita/identity.h"
@@ -32,10 +33,12 @@ absl::StatusOr<DiskOption> ParseDiskOption(std::string_view text) {
       option.logical_block = 512;
     } else if (word == "logical=4096") {
       option.logical_block = 4096;
+    } else if (word.starts_with("record=") && word.size() > strlen("record=")) {
+      option.record = word.substr(strlen("record="));
     } else {
       return InvalidArgument("--disk does not know '" + std::string(word) +
-                             "'; it takes ro, cache=writeback, cache=none, logical=512 and "
-                             "logical=4096");
+                             "'; it takes ro, cache=writeback, cache=none, logical=512, "
+                             "logical=4096 and record=FILE");
     }
   }
   return option;

@@ -1,4 +1,4 @@
-// `--disk PATH[,ro][,cache=writeback|none][,logical=512|4096]`: parsing, opening and locking. "In
+// `--disk PATH[,ro][,cache=writeback|none][,logical=512|4096][,record=FILE]`: parsing, opening and locking. "In
 // use" is an open-file-description lock on the very descriptor that goes to the worker (writers
 // exclusive, readers shared; block devices O_EXCL too): it travels with the descriptor and dies
 // with it.
@@ -18,6 +18,7 @@ struct DiskOption {
   bool read_only = false;
   bool direct = false;
   uint32_t logical_block = 512;
+  std::string record;  // a file that gets a record of all writes and flushes; empty: none
 };
 
 absl::StatusOr<DiskOption> ParseDiskOption(std::string_view text);

@@ -190,6 +190,13 @@ absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hook
     entry->set_logical_block(disk.logical_block);
     entry->set_identity(DiskIdentity(disk, options.name));
     entry->set_name("disk " + disk.path);
+    entry->set_record_fd(-1);
+    if (!disk.record.empty()) {
+      UniqueFd record(
+          open(disk.record.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600));
+      if (!record.valid()) return SystemError("record " + disk.record);
+      entry->set_record_fd(Own(std::move(record)));
+    }
   }
   return OpenConsole(options, hooks);
 }

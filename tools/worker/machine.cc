@@ -12,6 +12,7 @@
 #include "partition/machine.h"
 #include "tools/control/channel.h"
 #include "vsp/storage/raw_file.h"
+#include "vsp/storage/recording_backend.h"
 
 namespace partita {
 namespace {
@@ -96,7 +97,12 @@ absl::Status Machine::OpenDisks() {
     std::memcpy(identity.id.data(), disk.identity().data(),
                 std::min(disk.identity().size(), identity.id.size()));
     identity.serial = SerialNumber(disk.identity());
-    storage_->AddDisk(std::make_unique<storage::ScsiDisk>(*std::move(file), std::move(identity)));
+    std::unique_ptr<storage::BlockBackend> backend = *std::move(file);
+    if (const int record = Descriptor(disk.record_fd()); record >= 0) {
+      backend = std::make_unique<storage::RecordingBackend>(
+          std::move(backend), UniqueFd(fcntl(record, F_DUPFD_CLOEXEC, 0)));
+    }
+    storage_->AddDisk(std::make_unique<storage::ScsiDisk>(std::move(backend), std::move(identity)));
   }
   return absl::OkStatus();
 }

@@ -20,6 +20,8 @@ enum Syscall : uint64_t {
   kSysHypercall = 3,  // (control, input, output): for a page that only works in ring 0
   kSysWait = 4,       // (seen): returns once this VP's interrupt count differs from `seen`
   kSysStartVp = 5,    // (vp, function, argument)
+  kSysTryWriteMsr = 6,  // (msr, value): 0 if the MSR refused it
+  kSysCpuid = 7,        // (leaf, uint32_t[4]): EAX, EBX, ECX, EDX; some hosts do not trap it in ring 3
 };
 
 // At the base of each VP's kernel stack; the interrupt stub increments the first word.
@@ -30,6 +32,13 @@ struct PerVp {
   uint64_t argument;
 };
 
+// A synthetic MSR as it was before the guest wrote any.
+struct ResetValue {
+  uint32_t msr;
+  uint64_t value;
+};
+inline constexpr size_t kResetValues = 33;
+
 // Ring 0 fills this before the first VP enters ring 3.
 struct SystemInfo {
   const char* command_line;
@@ -39,6 +48,7 @@ struct SystemInfo {
   std::byte* message_pages;  // one SIMP page per VP
   std::byte* event_pages;    // one SIEFP page per VP
   uint64_t heap;             // first free byte behind the image
+  ResetValue reset_values[kResetValues];
 };
 
 inline uint64_t Call(Syscall number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) {

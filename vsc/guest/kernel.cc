@@ -78,6 +78,7 @@ extern uint64_t starting_stack;
 extern const uint64_t fault_table[12];
 void sint_stub();
 void halt_once();
+uint64_t try_wrmsr(uint32_t msr, uint64_t value);
 [[noreturn]] void enter_user(void (*function)(uint64_t), uint64_t argument, std::byte* stack);
 [[noreturn]] void kernel_fault(uint64_t vector, const uint64_t* frame);
 uint64_t kernel_syscall(uint64_t number, uint64_t a, uint64_t b, uint64_t c);
@@ -142,6 +143,19 @@ void SetUpVp(uint64_t vp) {
   VpBlock(vp).index = vp;
 }
 
+void ReadResetValues() {
+  constexpr uint32_t kSingle[] = {hv::kMsrGuestOsId,   hv::kMsrHypercall,    hv::kMsrVpIndex,
+                                  hv::kMsrReferenceTsc, hv::kMsrVpAssistPage, hv::kMsrScontrol,
+                                  hv::kMsrSversion,    hv::kMsrSiefp,        hv::kMsrSimp};
+  size_t at = 0;
+  auto read = [&](uint32_t msr) { system_info.reset_values[at++] = {msr, ReadMsr(msr)}; };
+  for (const uint32_t msr : kSingle) read(msr);
+  for (uint32_t sint = 0; sint < hv::kSintCount; ++sint) read(hv::kMsrSint0 + sint);
+  for (uint32_t msr = hv::kMsrCrashP0; msr <= hv::kMsrCrashCtl; ++msr) read(msr);
+  read(hv::kMsrEom);
+  read(hv::kMsrReset);
+}
+
 [[noreturn]] void PowerOff() {
   Out(0x600, (5 << 2) | (1 << 5));
   while (true) asm volatile("cli; hlt");
@@ -197,6 +211,15 @@ uint64_t kernel_syscall(uint64_t number, uint64_t a, uint64_t b, uint64_t c) {
       while (block.interrupts == a) halt_once();
       return block.interrupts;
     }
+    case kSysTryWriteMsr:
+      return try_wrmsr(static_cast<uint32_t>(a), b);
+    case kSysCpuid: {
+      auto* out = reinterpret_cast<uint32_t*>(b);
+      asm volatile("cpuid"
+                   : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
+                   : "a"(static_cast<uint32_t>(a)), "c"(0));
+      return 0;
+    }
     case kSysStartVp:
       return StartVp(a, b, c);
     default:
@@ -225,6 +248,7 @@ void kernel_main(const uint32_t* start_info) {
   system_info.event_pages = event_pages[0];
   system_info.heap = reinterpret_cast<uintptr_t>(image_end);
   BuildIdt();
+  ReadResetValues();
   SetUpVp(0);
   WriteMsr(hv::kMsrGuestOsId, kGuestOsId);
   WriteMsr(hv::kMsrHypercall, reinterpret_cast<uintptr_t>(hypercall_page) | hv::kMsrPageEnable);

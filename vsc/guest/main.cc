@@ -3,9 +3,12 @@
 //   compares bench   runs rw= bs= depth= seconds= mode= seed= on every VP's own channel and reports
 //   memory  touches the first and last MiB of guest RAM
 //   hello   reports what it found
+//   registers  reports CPUID leaves and synthetic MSRs as they are at the start
+//   hostile    does everything wrong that a guest can do, then shows that the disk still answers
 #include <atomic>
 
 #include "vsc/guest/runtime.h"
+#include "vsc/guest/hostile.h"
 #include "vsc/storage_vsc.h"
 
 namespace partita::guest {
@@ -319,6 +322,20 @@ void TouchMemory() {
   JsonLine("memory").Number("end", end);
 }
 
+// CPUID, and what ring 0 found in the synthetic MSRs before it wrote any.
+void ReportRegisters() {
+  for (uint32_t leaf = hv::kCpuidVendor; leaf <= hv::kCpuidHardware + 1; ++leaf) {
+    uint32_t r[4] = {};
+    Call(kSysCpuid, leaf, reinterpret_cast<uintptr_t>(r));
+    JsonLine line("cpuid");
+    line.Number("leaf", leaf).Number("eax", r[0]).Number("ebx", r[1]);
+    line.Number("ecx", r[2]).Number("edx", r[3]);
+  }
+  for (const ResetValue& reset : system_info.reset_values) {
+    JsonLine("msr").Number("number", reset.msr).Number("value", reset.value);
+  }
+}
+
 void RunStorage() {
   ParseJob();
   Connection* connection = nullptr;
@@ -375,6 +392,10 @@ void UserMain(uint64_t) {
   JsonLine("hello").Text("job", kind).Number("tsc_hz", tsc_hz);
   if (kind == "memory") {
     TouchMemory();
+  } else if (kind == "hostile") {
+    RunHostile();
+  } else if (kind == "registers") {
+    ReportRegisters();
   } else if (kind != "hello") {
     RunStorage();
   }

@@ -219,8 +219,31 @@ fault_\vector:
 FAULT 0, 0
 FAULT 3, 0
 FAULT 8, 1
-FAULT 13, 1
 FAULT 14, 1
+fault_13:
+  cmp qword ptr [rsp + 8], offset try_wrmsr_at
+  je 1f
+  mov edi, 13
+  mov rsi, rsp
+  call kernel_fault
+1: mov qword ptr [rsp + 8], offset try_wrmsr_failed
+  add rsp, 8
+  iretq
+
+# edi = MSR, rsi = value: 1, or 0 if the MSR refused it with a general-protection fault.
+.global try_wrmsr
+try_wrmsr:
+  mov ecx, edi
+  mov eax, esi
+  mov rdx, rsi
+  shr rdx, 32
+try_wrmsr_at:
+  wrmsr
+  mov eax, 1
+  ret
+try_wrmsr_failed:
+  xor eax, eax
+  ret
 .section .rodata
 .global fault_table
 .balign 8
