@@ -54,7 +54,8 @@ absl::Status Partition::CreateVps(int kvm_fd) {
   const CpuidOptions cpuid = {.synic = options_.synic,
                               .vp_count = options_.vp_count,
                               .reference_tsc = options_.reference_tsc,
-                              .synthetic_timers = options_.synthetic_timers};
+                              .synthetic_timers = options_.synthetic_timers,
+                              .eoi_assist = options_.eoi_assist};
   for (uint32_t i = 0; i < options_.vp_count; ++i) {
     ASSIGN_OR_RETURN(std::unique_ptr<KvmVcpu> vcpu, vm_->CreateVcpu(i));
     RETURN_IF_ERROR(vcpu->SetCpuid(BuildCpuid(cpuid, supported, hyperv, i)));

@@ -33,6 +33,10 @@ struct PartitionOptions {
   uint32_t vp_count = 1;
   SynicKind synic = SynicKind::kUser;
   bool reference_tsc = true;
+  // Kernel backend: the host's KVM cannot virtualise the local APIC in hardware, so that every EOI
+  // would be an exit. The guest is told to use the VP assist page, by which KVM takes most EOIs
+  // without one. (With APICv or AVIC the hint would do the opposite.)
+  bool eoi_assist = false;
   bool synthetic_timers = false;
   std::vector<int> affinity;  // host CPU per VP; empty: not pinned
 };

@@ -77,6 +77,11 @@ TEST(Cpuid, GoldenTableOfTheKernelBackend) {
   EXPECT_EQ(table[3].ebx, 0x00000030u);
   EXPECT_EQ(table[3].edx, 0x00080500u);
   EXPECT_EQ(table[4].eax, 0x00000E24u);
+  // EOI by MSR only where the host has no hardware for the local APIC.
+  EXPECT_EQ(HypervLeaves({.synic = SynicKind::kKernel, .eoi_assist = true}, everything)[4].eax,
+            0x00000E2Cu);
+  EXPECT_EQ(HypervLeaves({.synic = SynicKind::kUser, .eoi_assist = true}, everything)[4].eax,
+            0x00000220u);
   // One that offers nothing gets nothing, except the advice that is ours.
   const auto bare = HypervLeaves({.synic = SynicKind::kKernel}, {Leaf(0x40000003, 0, 0, 0, 0)});
   EXPECT_EQ(bare[3].eax, 0u);

@@ -20,7 +20,7 @@ struct AllowedBit {
   unsigned bit;
   bool user;    // offered by the user SynIC backend, which implements it here
   bool kernel;  // offered by the kernel backend if KVM reports it too
-  enum Condition : uint8_t { kAlways, kTscPage, kTimers } condition = kAlways;
+  enum Condition : uint8_t { kAlways, kTscPage, kTimers, kEoiAssist } condition = kAlways;
 };
 
 constexpr AllowedBit kAllowed[] = {
@@ -43,8 +43,9 @@ constexpr AllowedBit kAllowed[] = {
     {hv::kCpuidFeatures, Register::kEdx, 10, true, true},                       // crash MSRs
     {hv::kCpuidFeatures, Register::kEdx, 19, true, true, AllowedBit::kTimers},  // direct mode
     // Recommendations. Bit 9 (no auto-EOI) is set below without asking KVM.
-    {hv::kCpuidHints, Register::kEax, 2, false, true},   // remote TLB flush
-    {hv::kCpuidHints, Register::kEax, 10, false, true},  // cluster IPI
+    {hv::kCpuidHints, Register::kEax, 2, false, true},                          // remote TLB flush
+    {hv::kCpuidHints, Register::kEax, 3, false, true, AllowedBit::kEoiAssist},  // EOI by MSR
+    {hv::kCpuidHints, Register::kEax, 10, false, true},                         // cluster IPI
     {hv::kCpuidHints, Register::kEax, 11, false, true},  // sparse processor sets
 };
 constexpr uint32_t kHintRelaxedTiming = Bit(5);
@@ -79,6 +80,7 @@ uint32_t Features(const CpuidOptions& options, const CpuidTable& hyperv, uint32_
     if (user ? !allowed.user : !allowed.kernel) continue;
     if (allowed.condition == AllowedBit::kTscPage && !options.reference_tsc) continue;
     if (allowed.condition == AllowedBit::kTimers && user && !options.synthetic_timers) continue;
+    if (allowed.condition == AllowedBit::kEoiAssist && !options.eoi_assist) continue;
     if (!user && (reported == nullptr || (Get(*reported, reg) & Bit(allowed.bit)) == 0)) continue;
     value |= Bit(allowed.bit);
   }

@@ -15,6 +15,7 @@ struct CpuidOptions {
   uint32_t vp_count = 1;
   bool reference_tsc = true;      // the host's clocksource is the TSC
   bool synthetic_timers = false;  // user backend: advertised only on request
+  bool eoi_assist = false;        // kernel backend: see PartitionOptions
 };
 
 // `supported` and `hyperv` are what KVM reports (`hyperv` is used by the kernel backend only).

@@ -1,7 +1,7 @@
-// `--disk PATH[,ro][,cache=writeback|none][,logical=512|4096][,record=FILE]`: parsing, opening and locking. "In
-// use" is an open-file-description lock on the very descriptor that goes to the worker (writers
-// exclusive, readers shared; block devices O_EXCL too): it travels with the descriptor and dies
-// with it.
+// `--disk PATH[,ro][,cache=writeback|none][,logical=512|4096][,record=FILE]`: parsing, opening and
+// locking. "In use" is an open-file-description lock on the very descriptor that goes to the worker
+// (writers exclusive, readers shared; block devices O_EXCL too): it travels with the descriptor and
+// dies with it.
 #ifndef PARTITA_TOOLS_PARTITA_DISK_OPTION_H_
 #define PARTITA_TOOLS_PARTITA_DISK_OPTION_H_
 

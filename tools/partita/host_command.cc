@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "partition/kvm/kvm.h"
+#include "tools/partita/host_facts.h"
 
 namespace partita {
 namespace {
@@ -22,13 +23,6 @@ struct Capability {
   bool present;
   const char* lost;  // without it
 };
-
-std::string ReadLine(const char* path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return line;
-}
 
 bool HasIoUring() {
   io_uring ring{};
@@ -58,6 +52,8 @@ std::vector<Capability> Capabilities(const KvmCapabilities& kvm, bool io_uring, 
       {"KVM: Hyper-V IPI", kvm.hyperv_send_ipi, "guests send ordinary IPIs"},
       {"host clock is the TSC", tsc,
        "the reference TSC page: every guest clock read becomes an exit"},
+      {"KVM: APIC in hardware (APICv, AVIC)", HostVirtualizesApic(),
+       "an interrupt's end is an exit; the kernel SynIC backend avoids most by EOI assist"},
       {"io_uring", io_uring, "storage: disks cannot be opened"},
   };
 }
@@ -72,8 +68,7 @@ int ShowHost(bool json) {
     return 1;
   }
   const KvmCapabilities kvm = ProbeKvm(fd.get());
-  const std::string clock =
-      ReadLine("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+  const std::string clock = HostClock();
   const std::string huge = ReadLine("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
   utsname system{};
   uname(&system);

@@ -63,7 +63,8 @@ void AddRun(CLI::App& root, RunOptions& o) {
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
   run->add_option("--disk", o.disks,
-                  "PATH[,ro][,cache=writeback|none][,logical=512|4096][,record=FILE]; repeat for\nmore disks. "
+                  "PATH[,ro][,cache=writeback|none][,logical=512|4096][,record=FILE]; repeat "
+                  "for\nmore disks. "
                   "record= keeps every write and flush for a test of power cuts")
       ->take_all()
       ->allow_extra_args(false);

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "partition/kvm/kvm.h"
 #include "tools/partita/disk_option.h"
+#include "tools/partita/host_facts.h"
 #include "tools/partita/identity.h"
 #include "tools/partita/kernel_image.h"
 #include "tools/partita/terminal.h"
@@ -37,12 +38,6 @@ absl::StatusOr<UniqueFd> OpenFile(const std::string& path, const char* what) {
     return InvalidArgument(std::string(what) + " " + path + " is a directory");
   }
   return fd;
-}
-
-bool HostClockIsTsc() {
-  std::ifstream file("/sys/devices/system/clocksource/clocksource0/current_clocksource");
-  std::string name;
-  return std::getline(file, name) && name == "tsc";
 }
 
 // Start message plus the descriptors that go with it.
@@ -149,6 +144,7 @@ absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hook
   start.set_command_line(options.command_line);
   start.set_synthetic_timers(options.synthetic_timers);
   start.set_reference_tsc(HostClockIsTsc());
+  start.set_eoi_assist(!HostVirtualizesApic());
   start.set_on_reset(options.on_reset == "exit" ? control::RESET_EXIT : control::RESET_RESTART);
   start.set_queues(options.queues);
   for (const int cpu : options.affinity) start.add_affinity(cpu);

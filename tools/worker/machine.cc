@@ -132,6 +132,7 @@ absl::Status Machine::Build() {
   options.vp_count = start_.cpus();
   options.synic = kernel ? SynicKind::kKernel : SynicKind::kUser;
   options.reference_tsc = start_.reference_tsc();
+  options.eoi_assist = start_.eoi_assist();
   options.synthetic_timers = start_.synthetic_timers();
   options.affinity.assign(start_.affinity().begin(), start_.affinity().end());
   ASSIGN_OR_RETURN(

@@ -15,13 +15,13 @@ inline constexpr uint8_t kSintVector = 0x60;
 
 enum Syscall : uint64_t {
   kSysPowerOff = 0,
-  kSysReadMsr = 1,    // (msr)
-  kSysWriteMsr = 2,   // (msr, value)
-  kSysHypercall = 3,  // (control, input, output): for a page that only works in ring 0
-  kSysWait = 4,       // (seen): returns once this VP's interrupt count differs from `seen`
-  kSysStartVp = 5,    // (vp, function, argument)
+  kSysReadMsr = 1,      // (msr)
+  kSysWriteMsr = 2,     // (msr, value)
+  kSysHypercall = 3,    // (control, input, output): for a page that only works in ring 0
+  kSysWait = 4,         // (seen): returns once this VP's interrupt count differs from `seen`
+  kSysStartVp = 5,      // (vp, function, argument)
   kSysTryWriteMsr = 6,  // (msr, value): 0 if the MSR refused it
-  kSysCpuid = 7,        // (leaf, uint32_t[4]): EAX, EBX, ECX, EDX; some hosts do not trap it in ring 3
+  kSysCpuid = 7,  // (leaf, uint32_t[4]): EAX, EBX, ECX, EDX; some hosts do not trap it in ring 3
 };
 
 // At the base of each VP's kernel stack; the interrupt stub increments the first word.

@@ -71,8 +71,8 @@ void Attack::Drain() {
 
 void Attack::PagesOutsideRam() {
   constexpr uint64_t kFar = uint64_t{1} << 45;
-  for (const uint32_t msr : {hv::kMsrSimp, hv::kMsrSiefp, hv::kMsrVpAssistPage, hv::kMsrReferenceTsc,
-                             hv::kMsrHypercall}) {
+  for (const uint32_t msr : {hv::kMsrSimp, hv::kMsrSiefp, hv::kMsrVpAssistPage,
+                             hv::kMsrReferenceTsc, hv::kMsrHypercall}) {
     const uint64_t before = Call(kSysReadMsr, msr);
     for (const uint64_t page : {kFar, ~uint64_t{0xFFF}, uint64_t{0xFEE00000}}) {
       if (Call(kSysTryWriteMsr, msr, page | hv::kMsrPageEnable) == 0) ++faults_;
@@ -100,8 +100,8 @@ void Attack::Messages(uint32_t rounds, bool keep_contact) {
       }
       const uint64_t header = type;
       words[0] = header;
-      const uint32_t sizes[] = {0, 4, 8, 12, 20, 40, random_.Below(vmbus::kMaxMessage + 1),
-                                vmbus::kMaxMessage};
+      const uint32_t sizes[] = {
+          0, 4, 8, 12, 20, 40, random_.Below(vmbus::kMaxMessage + 1), vmbus::kMaxMessage};
       Post(random_.Below(8) == 0 ? static_cast<uint32_t>(random_.Next()) : 1 + 3 * random_.Below(2),
            words, sizes[round % 8]);
       Drain();
@@ -122,7 +122,8 @@ void Attack::UnreadAnswers() {
 }
 
 void Attack::Doorbells() {
-  for (uint32_t i = 0; i < 3000; ++i) transport_.Signal(i < 2500 ? i : static_cast<uint32_t>(random_.Next()));
+  for (uint32_t i = 0; i < 3000; ++i)
+    transport_.Signal(i < 2500 ? i : static_cast<uint32_t>(random_.Next()));
 }
 
 // Announces GPADLs of pages that do not exist, whole and in part, until the parent has had enough.
@@ -158,7 +159,8 @@ Connection& Attack::Reconnect() {
 Result Attack::Open(Connection& connection) {
   const vmbus::Offer* offer = connection.Await(vmbus::kScsiClass, 0);
   if (offer == nullptr) Fail("the controller is gone");
-  return channel_.Open(connection, transport_, *offer, ring_, kRingPages, list_, {buffer_, 4096}, 0);
+  return channel_.Open(connection, transport_, *offer, ring_, kRingPages, list_, {buffer_, 4096},
+                       0);
 }
 
 // Something that no writer of a ring would leave in it.
@@ -219,7 +221,8 @@ void Attack::LyingPacket() {
   }
   packet.operation = wild ? random_.Below(20) : proto::kExecuteSrb;
   if (!wild) {
-    constexpr uint8_t kOpcodes[] = {0x28, 0x2A, 0x88, 0x8A, 0x42, 0x93, 0x12, 0xA0, 0x1A, 0x35, 0x2F, 0xFF};
+    constexpr uint8_t kOpcodes[] = {0x28, 0x2A, 0x88, 0x8A, 0x42, 0x93,
+                                    0x12, 0xA0, 0x1A, 0x35, 0x2F, 0xFF};
     packet.srb.cdb_length = static_cast<uint8_t>(random_.Below(3) == 0 ? random_.Next() : 16);
     packet.srb.cdb_or_sense[0] = kOpcodes[random_.Below(sizeof(kOpcodes))];
     for (size_t i = 1; i < 16; ++i) {

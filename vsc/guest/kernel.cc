@@ -144,9 +144,9 @@ void SetUpVp(uint64_t vp) {
 }
 
 void ReadResetValues() {
-  constexpr uint32_t kSingle[] = {hv::kMsrGuestOsId,   hv::kMsrHypercall,    hv::kMsrVpIndex,
+  constexpr uint32_t kSingle[] = {hv::kMsrGuestOsId,    hv::kMsrHypercall,    hv::kMsrVpIndex,
                                   hv::kMsrReferenceTsc, hv::kMsrVpAssistPage, hv::kMsrScontrol,
-                                  hv::kMsrSversion,    hv::kMsrSiefp,        hv::kMsrSimp};
+                                  hv::kMsrSversion,     hv::kMsrSiefp,        hv::kMsrSimp};
   size_t at = 0;
   auto read = [&](uint32_t msr) { system_info.reset_values[at++] = {msr, ReadMsr(msr)}; };
   for (const uint32_t msr : kSingle) read(msr);

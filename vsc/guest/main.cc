@@ -7,8 +7,8 @@
 //   hostile    does everything wrong that a guest can do, then shows that the disk still answers
 #include <atomic>
 
-#include "vsc/guest/runtime.h"
 #include "vsc/guest/hostile.h"
+#include "vsc/guest/runtime.h"
 #include "vsc/storage_vsc.h"
 
 namespace partita::guest {

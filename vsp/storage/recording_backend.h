@@ -19,15 +19,15 @@
 namespace partita::storage {
 
 struct RecordHeader {
-  uint8_t op = 0;    // BlockOp
-  uint8_t flags = 0; // of kRecord*
+  uint8_t op = 0;     // BlockOp
+  uint8_t flags = 0;  // of kRecord*
   uint16_t reserved = 0;
   uint32_t length = 0;  // bytes
   uint64_t offset = 0;  // bytes
   uint64_t id = 0;      // joins "begin" and "done"
 };
 static_assert(sizeof(RecordHeader) == 24);
-inline constexpr uint8_t kRecordDone = 1;    // else: begin
+inline constexpr uint8_t kRecordDone = 1;  // else: begin
 inline constexpr uint8_t kRecordFua = 2;
 inline constexpr uint8_t kRecordFailed = 4;  // with kRecordDone
 
@@ -47,7 +47,8 @@ class RecordingBackend : public BlockBackend {
   // Appends one entry; returns its id. Any loop.
   uint64_t Begin(const BlockRequest& request);
   void Done(const BlockRequest& request, uint64_t id, int error);
-  void Append(RecordHeader header, std::span<const iovec> data) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Append(RecordHeader header, std::span<const iovec> data)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   std::unique_ptr<BlockBackend> below_;
   Mutex mutex_;

@@ -179,8 +179,8 @@ void PrintHex(const std::byte* bytes, size_t count) {
 extern "C" [[noreturn]] void kernel_main() {
   Detect();
   SetUpHypervisor();
-  // 5. Connect, and look for the SCSI controller. (Nobody runs static constructors here: the objects
-  // are on the stack, which start.S makes large enough.)
+  // 5. Connect, and look for the SCSI controller. (Nobody runs static constructors here: the
+  // objects are on the stack, which start.S makes large enough.)
   Transport transport;
   Connection connection(transport);
   Channel channel;
