@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -120,6 +121,174 @@ TEST_F(GuestTest, WritesAndVerifies64MiBOnOneAndTwoVps) {
     EXPECT_EQ(stats.value("hypercall.signals_in_user_space", 1), 0);
     EXPECT_GT(stats.value("channel.doorbells", 0), 0);
   }
+}
+
+// CPUID and the synthetic MSRs as the guest finds them: golden tables.
+TEST_F(GuestTest, RegistersAtTheStart) {
+  const Outcome run = Guest("job=registers", "--stats-json " + scratch + "/stats");
+  ASSERT_EQ(run.status, 0) << run.output;
+  const bool kernel =
+      nlohmann::json::parse(Shell(Partita("host --json")).output).at("synic") == "kernel" &&
+      Synic() != "user";
+  bool tsc_clock = false, eoi_assist = false;
+  {
+    std::ifstream clock("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    std::string name;
+    tsc_clock = std::getline(clock, name) && name == "tsc";
+    std::ifstream avic("/sys/module/kvm_amd/parameters/avic");
+    eoi_assist = std::getline(avic, name) && name == "N";
+  }
+  const uint32_t page = tsc_clock ? 0x200 : 0;
+  // Leaf 0x40000007 and up do not exist: what lies there is not Hyper-V's, and not KVM's.
+  std::map<uint32_t, std::array<uint32_t, 4>> golden = {
+      {0x40000000, {0x40000006, 0x7263694D, 0x666F736F, 0x76482074}},
+      {0x40000001, {0x31237648, 0, 0, 0}},
+      {0x40000002, {20348, 10 << 16, 0, 0}},
+      {0x40000003, {0x000008E7 | page, 0x30, 0, 0x500}},
+      {0x40000004, {0x220, 0xFFFFFFFF, 0, 0}},
+      {0x40000005, {64, 64, 0, 0}},
+      {0x40000006, {0, 0, 0, 0}}};
+  if (kernel) {  // of Linux 6.1's KVM
+    golden[0x40000003] = {0x000008FF | page, 0x30, 0, 0x80500};
+    golden[0x40000004] = {eoi_assist ? 0xE2Cu : 0xE24u, 0xFFFFFFFF, 0, 0};
+  }
+  std::map<uint32_t, uint64_t> reset = {{0x40000081, 1}, {0x40000105, 3ull << 62}};
+  for (uint32_t sint = 0; sint < 16; ++sint) reset[0x40000090 + sint] = 0x10000;  // masked
+  size_t leaves = 0, msrs = 0;
+  for (const auto& event : run.Events()) {
+    if (event.value("event", "") == "cpuid") {
+      const uint32_t leaf = event.at("leaf");
+      SCOPED_TRACE(testing::Message() << std::hex << leaf);
+      if (!golden.contains(leaf)) continue;
+      ++leaves;
+      EXPECT_EQ(event.at("eax").get<uint32_t>(), golden[leaf][0]);
+      EXPECT_EQ(event.at("ebx").get<uint32_t>(), golden[leaf][1]);
+      EXPECT_EQ(event.at("ecx").get<uint32_t>(), golden[leaf][2]);
+      EXPECT_EQ(event.at("edx").get<uint32_t>(), golden[leaf][3]);
+    } else if (event.value("event", "") == "msr") {
+      const uint32_t msr = event.at("number");
+      SCOPED_TRACE(testing::Message() << std::hex << msr);
+      ++msrs;
+      EXPECT_EQ(event.at("value").get<uint64_t>(), reset.contains(msr) ? reset[msr] : 0);
+    }
+  }
+  EXPECT_EQ(leaves, golden.size());
+  EXPECT_EQ(msrs, 33u);
+}
+
+// A guest that does everything wrong: the worker lives, within 24 MiB beyond guest RAM, and counts.
+TEST_F(GuestTest, AHostileGuestHurtsOnlyItself) {
+  const Outcome run = Guest("job=hostile seed=" + std::to_string(getpid()),
+                            "--disk " + disk + " --stats-json " + scratch + "/stats");
+  ASSERT_EQ(run.status, 0) << run.output;
+  const auto result = run.Event("hostile");
+  EXPECT_GT(result.value("posted", 0), 15000);
+  EXPECT_GT(result.value("faults", 0), 10);
+  EXPECT_EQ(result.value("opened", 0), 60);
+  std::ifstream stats_file(scratch + "/stats");
+  const auto stats = nlohmann::json::parse(stats_file);
+  for (const char* counter :
+       {"channel.corrupt", "hypercall.rejected", "storage.rejected.packets",
+        "storage.rejected.ranges", "vmbus.rejected.direction", "vmbus.rejected.gpadl",
+        "vmbus.rejected.limit", "vmbus.rejected.relid", "vmbus.rejected.size",
+        "vmbus.rejected.state", "vmbus.rejected.unknown"}) {
+    EXPECT_GT(stats.value(counter, 0), 0) << counter;
+  }
+  EXPECT_LT(stats.value("process.peak_rss_bytes", int64_t{1} << 40),
+            stats.value("memory.allocated_bytes", int64_t{0}) + (24 << 20));
+}
+
+// A full host disk stops the partition, not the guest's write; it goes on when there is room.
+TEST_F(GuestTest, AFullHostDiskPausesThePartition) {
+  const std::string small = scratch + "/small";
+  ASSERT_EQ(Shell("mkdir " + small + " && mount -t tmpfs -o size=16m tmpfs " + small).status, 0);
+  const Outcome run =
+      Shell("truncate -s 128M " + small + "/disk; " +
+            Partita("run --kernel " + Directory() + "/enlightened-guest --memory 128M --synic " +
+                    Synic() + " --cmdline 'job=verify mib=64' --disk " + small +
+                    "/disk --stats-json " + scratch + "/stats") +
+            " > " + scratch + "/log 2>&1 & partition=$!; for i in $(seq 600); do grep -q paused " +
+            scratch + "/log && break; sleep 0.1; done; mount -o remount,size=200m " + small +
+            "; wait $partition; echo status $?; cat " + scratch + "/log; umount " + small);
+  EXPECT_NE(run.output.find("status 0"), std::string::npos) << run.output;
+  EXPECT_NE(run.output.find("the partition is paused until there is room"), std::string::npos)
+      << run.output;
+  EXPECT_NE(run.output.find("the partition goes on"), std::string::npos);
+  EXPECT_EQ(run.Event("result").value("errors", 1), 0);
+  std::ifstream stats_file(scratch + "/stats");
+  EXPECT_GT(nlohmann::json::parse(stats_file).value("storage.parked", 0), 0);
+}
+
+// The file under the disk loses its bytes: reads fail, the guest is told, the partition goes on.
+TEST_F(GuestTest, ReadErrorsReachTheGuest) {
+  const Outcome run =
+      Shell(Partita("run --kernel " + Directory() + "/enlightened-guest --memory 128M --synic " +
+                    Synic() + " --cmdline 'job=bench seconds=3' --disk " + disk) +
+            " > " + scratch + "/log 2>&1 & partition=$!; for i in $(seq 600); do grep -q blocks " +
+            scratch + "/log && break; sleep 0.1; done; sleep 1; truncate -s 0 " + disk +
+            "; wait $partition; echo status $?; cat " + scratch + "/log");
+  EXPECT_NE(run.output.find("status 0"), std::string::npos) << run.output;
+  EXPECT_GT(run.Event("result").value("errors", 0), 0);
+}
+
+// --config is the flags in another form: every property of the schema is one, flags win, and
+// whatever is wrong in the file is named with it.
+TEST_F(GuestTest, SettingsFromAFile) {
+  const std::string file = scratch + "/settings.json";
+  auto write = [&](const nlohmann::json& json) { std::ofstream(file) << json.dump(); };
+  const nlohmann::json settings = {{"kernel", Directory() + "/enlightened-guest"},
+                                   {"memory", "128M"},
+                                   {"cmdline", "job=verify mib=8"},
+                                   {"synic", Synic()},
+                                   {"disk", {{{"path", disk}, {"logical", 4096}}}}};
+  write(settings);
+  Outcome run = Shell(Partita("run --config " + file));
+  EXPECT_EQ(run.status, 0) << run.output;
+  EXPECT_EQ(run.Event("disk").value("block_size", 0), 4096);
+  run = Shell(Partita("run --config " + file + " --cmdline job=hello"));
+  EXPECT_EQ(run.Event("hello").value("job", ""), "hello");
+
+  const auto says = [&](const nlohmann::json& json, int status, const std::string& text) {
+    write(json);
+    const Outcome wrong = Shell(Partita("run --config " + file));
+    EXPECT_EQ(wrong.status, status) << json;
+    EXPECT_NE(wrong.output.find(text), std::string::npos) << wrong.output;
+    EXPECT_NE(wrong.output.find(file), std::string::npos) << wrong.output;
+  };
+  says({{"kernl", "x"}}, 1, "did you mean 'kernel'?");
+  says({{"cpus", "two"}}, 1, "'cpus' takes a whole number");
+  says({{"cpus", 65}}, 2, "65 not in range");
+  says({{"synic", "none"}}, 2, "synic");
+  says({{"disk", "x"}}, 1, "'disk' takes a list");
+  says({{"disk", {{{"cache", "none"}}}}}, 1, "has no 'path'");
+  says(nlohmann::json::array(), 1, "one JSON object");
+  Shell("printf '{\n\n,' > " + file);
+  EXPECT_NE(Shell(Partita("run --config " + file)).output.find("line 3 is not valid JSON"),
+            std::string::npos);
+  EXPECT_EQ(Shell(Partita("run --config /does/not/exist")).status, 1);
+  EXPECT_EQ(Shell(Partita("run --config " + scratch)).status, 1);
+
+  // No property of the schema is unknown to the program, and no other way round.
+  std::ifstream schema_file(PARTITA_SOURCE_DIR "/docs/run-config.schema.json");
+  const auto schema = nlohmann::json::parse(schema_file);
+  const std::string help = Shell(Partita("run --help")).output;
+  for (const auto& [name, property] : schema.at("properties").items()) {
+    const std::string type = property.value("type", "string");
+    nlohmann::json value = "x";
+    if (type == "integer") value = 1;
+    if (type == "boolean") value = true;
+    if (type == "array") value = nlohmann::json::array();
+    write({{name, value}});
+    const std::string output = Shell(Partita("run --config " + file)).output;
+    EXPECT_EQ(output.find("no setting"), std::string::npos) << output;
+    EXPECT_EQ(output.find("' takes "), std::string::npos) << output;
+    EXPECT_NE(help.find("--" + name), std::string::npos) << name;
+  }
+  size_t flags = 0;
+  for (size_t at = help.find("\n  --"); at != std::string::npos; at = help.find("\n  --", at + 1)) {
+    ++flags;
+  }
+  EXPECT_EQ(flags, schema.at("properties").size() + 1) << help;  // --config itself
 }
 
 TEST_F(GuestTest, DirectIoToo) {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstring>
@@ -278,6 +279,10 @@ void Machine::DescribeTo(StatSink& sink) const {
   sink.Add("machine.resets", reset_count_);
   sink.Add("machine.first_entry_us", first_entry_us_);
   if (ram_ != nullptr) sink.Add("memory.allocated_bytes", ram_->AllocatedBytes());
+  rusage usage{};
+  if (getrusage(RUSAGE_SELF, &usage) == 0) {
+    sink.Add("process.peak_rss_bytes", static_cast<uint64_t>(usage.ru_maxrss) << 10);
+  }
 }
 
 }  // namespace partita

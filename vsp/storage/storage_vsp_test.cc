@@ -16,6 +16,7 @@
 #include "vsc/storage_vsc.h"
 #include "vsp/storage/fault_backend.h"
 #include "vsp/storage/raw_file.h"
+#include "vsp/storage/recording_backend.h"
 
 namespace partita::storage {
 namespace {
@@ -186,6 +187,73 @@ TEST_F(StorageTest, SubChannelsCarryIo) {
     EXPECT_TRUE(Collect(channel, 1).at(0).ok);
     ASSERT_EQ(channel.Close(connection), Result::kOk);
   }
+}
+
+// A recorded disk: every write with its data, FUA as the guest said it, and a flush that is done
+// only after the writes answered before it.
+TEST(RecordingTest, TheRecordTellsWhatIsDurable) {
+  testing_support::HostedPartition partition;
+  StorageVsp storage({.instance = {{9}}}, {.space = [](bool) {}, .poisoned = [](uint32_t) {}});
+  UniqueFd disk(memfd_create("disk", MFD_CLOEXEC)), record(memfd_create("record", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(disk.get(), kDiskSize), 0);
+  auto raw = RawFile::Create(std::move(disk), {});
+  ASSERT_TRUE(raw.ok());
+  storage.AddDisk(std::make_unique<ScsiDisk>(
+      std::make_unique<RecordingBackend>(*std::move(raw), UniqueFd(dup(record.get()))),
+      ScsiDisk::Identity{.serial = "1"}));
+  storage.Connect(partition.server());
+  partition.OnControl([&] { ASSERT_NE(partition.server().AddDevice(storage), 0u); });
+  testing_support::HostedPartition::GuestTransport transport{partition};
+  vmbus::client::Connection connection{transport};
+  vmbus::client::Channel channel;
+  ASSERT_EQ(connection.Connect(vmbus::kVersion5_3, 0), Result::kOk);
+  ASSERT_EQ(connection.RequestOffers(), Result::kOk);
+  const vmbus::Offer* offer = connection.Await(vmbus::kScsiClass, 0);
+  ASSERT_NE(offer, nullptr);
+  auto** list = reinterpret_cast<std::byte**>(partition.Allocate(4096));
+  ASSERT_EQ(channel.Open(connection, transport, *offer, partition.Allocate(kRingPages * 4096),
+                         kRingPages, list, {partition.Allocate(4096), 4096}, 0),
+            Result::kOk);
+  vsc::StorageVsc driver(transport, channel);
+  ASSERT_EQ(driver.Initialize(), Result::kOk);
+  std::byte* data = partition.Allocate(4096);
+  std::memset(data, 0x5A, 1024);
+  Completion completion;
+  const std::array<uint8_t, 10> write = {0x2A, 0, 0, 0, 0, 7, 0, 0, 2};
+  const std::array<uint8_t, 10> write_fua = {0x2A, 8, 0, 0, 0, 9, 0, 0, 2};
+  const std::array<uint8_t, 10> flush = {0x35};
+  const std::array<uint8_t, 10> read = {0x28, 0, 0, 0, 0, 7, 0, 0, 2};
+  ASSERT_TRUE(driver.Execute(0, write, {data, 1024}, false, &completion) && completion.ok);
+  ASSERT_TRUE(driver.Execute(0, flush, {}, true, &completion) && completion.ok);
+  ASSERT_TRUE(driver.Execute(0, write_fua, {data, 1024}, false, &completion) && completion.ok);
+  ASSERT_TRUE(driver.Execute(0, read, {data + 2048, 1024}, true, &completion) && completion.ok);
+  EXPECT_EQ(std::memcmp(data, data + 2048, 1024), 0);
+  partition.Shutdown();
+
+  std::array<std::byte, 8192> bytes{};
+  const ssize_t size = pread(record.get(), bytes.data(), bytes.size(), 0);
+  ASSERT_EQ(size, static_cast<ssize_t>(6 * sizeof(RecordHeader) + 2 * 1024));
+  size_t at = 0;
+  auto expect = [&](BlockOp op, int flags, uint64_t offset, uint64_t id) {
+    RecordHeader header;
+    std::memcpy(&header, bytes.data() + at, sizeof(header));
+    at += sizeof(header);
+    EXPECT_EQ(header.op, static_cast<uint8_t>(op)) << at;
+    EXPECT_EQ(header.flags, flags) << at;
+    EXPECT_EQ(header.offset, offset) << at;
+    EXPECT_EQ(header.id, id) << at;
+    if (op != BlockOp::kWrite) return;
+    EXPECT_EQ(header.length, 1024u);
+    if ((flags & kRecordDone) != 0) return;
+    for (size_t i = 0; i < header.length; ++i) ASSERT_EQ(bytes[at + i], std::byte{0x5A});
+    at += header.length;
+  };
+  expect(BlockOp::kWrite, 0, 7 * 512, 1);
+  expect(BlockOp::kWrite, kRecordDone, 7 * 512, 1);
+  expect(BlockOp::kFlush, 0, 0, 2);
+  expect(BlockOp::kFlush, kRecordDone, 0, 2);
+  expect(BlockOp::kWrite, kRecordFua, 9 * 512, 3);
+  expect(BlockOp::kWrite, kRecordFua | kRecordDone, 9 * 512, 3);
 }
 
 TEST_F(StorageTest, ClosesAndOpensFiftyTimes) {
