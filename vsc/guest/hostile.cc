@@ -43,6 +43,7 @@ class Attack {
   void Rings();
   void BreakRing(uint32_t kind);
   void LyingPacket();
+  void AwaitReader();
   Connection& Reconnect();
   Result Open(Connection& connection);
   void ReadDisk();
@@ -251,6 +252,16 @@ void Attack::LyingPacket() {
       {reinterpret_cast<const std::byte*>(&gpa), direct ? headers : 0}, {payload, size}));
 }
 
+// Until the parent has read all packets; not for ever, in case it gave the ring up.
+void Attack::AwaitReader() {
+  auto* control = reinterpret_cast<vmbus::RingControl*>(ring_);
+  const uint64_t deadline = Tsc() + TscHz();
+  while (Tsc() < deadline && std::atomic_ref<uint32_t>(control->read_index).load() !=
+                                 std::atomic_ref<uint32_t>(control->write_index).load()) {
+    asm volatile("pause");
+  }
+}
+
 void Attack::Rings() {
   for (uint32_t round = 0; round < 60; ++round) {
     Connection& connection = Reconnect();
@@ -264,6 +275,8 @@ void Attack::Rings() {
       if (storage.Initialize() != Result::kOk) Fail("the controller does not initialise");
       for (int i = 0; i < 40; ++i) LyingPacket();
       channel_.Commit();
+      // Now and then the channel goes before the parent has looked.
+      if (round % 8 != 7) AwaitReader();
     }
     // Every other time the channel is left open: the next contact has to close it.
     if (round % 4 < 2) static_cast<void>(channel_.Close(connection));
