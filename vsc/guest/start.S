@@ -149,7 +149,9 @@ enter_user:
   mov es, cx
   iretq
 
-# --- SINT 2: count it for this VP (the counter lies at the base of its kernel stack), end it ---
+# --- SINT 2: count it for this VP (the counter lies at the base of its kernel stack), end it. An interrupt
+# taken at the hlt itself, which sti should hold back until hlt has begun, ends the hlt too: the software CPU of
+# the lab lets one through now and then (docs/quirks.md). ---
 .global sint_stub
 sint_stub:
   push rax
@@ -158,7 +160,10 @@ sint_stub:
   mov rax, rsp
   and rax, -16384
   inc qword ptr [rax]
-  mov ecx, 0x80B                 # x2APIC EOI
+  cmp qword ptr [rsp + 24], offset halt_at
+  jne 1f
+  inc qword ptr [rsp + 24]
+1: mov ecx, 0x80B                # x2APIC EOI
   xor eax, eax
   xor edx, edx
   wrmsr
@@ -202,6 +207,7 @@ syscall_stub:
 .global halt_once
 halt_once:
   sti
+halt_at:
   hlt
   cli
   ret
