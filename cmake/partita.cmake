@@ -18,11 +18,23 @@ if(PARTITA_FUZZ)
   target_compile_options(partita_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
+# The headers that nearly every source includes, compiled once (in the first library, base).
+function(partita_precompiled name)
+  if(name STREQUAL partita_base)
+    target_precompile_headers(${name} PRIVATE <algorithm> <array> <atomic> <cstdint> <cstring> <deque> <functional>
+      <map> <memory> <optional> <span> <string> <string_view> <utility> <vector> <absl/status/status.h>
+      <absl/status/statusor.h>)
+  else()
+    target_precompile_headers(${name} REUSE_FROM partita_base)
+  endif()
+endfunction()
+
 # partita_library(NAME SOURCES ... DEPS ...)
 function(partita_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
   add_library(${name} STATIC ${ARG_SOURCES})
   target_link_libraries(${name} PUBLIC partita_options ${ARG_DEPS})
+  partita_precompiled(${name})
 endfunction()
 
 # Everything labelled "unit", to build it without the rest.
@@ -35,7 +47,9 @@ function(partita_test name)
     set(ARG_TIMEOUT 60)
   endif()
   add_executable(${name} ${ARG_SOURCES})
-  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  target_link_libraries(${name} PRIVATE partita_options ${ARG_DEPS} GTest::gmock GTest::gtest
+    GTest::gtest_main)
+  target_precompile_headers(${name} REUSE_FROM partita_gtest_headers)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
   if(ARG_LABEL STREQUAL unit)

@@ -73,19 +73,19 @@ absl::StatusOr<std::string> DiskText(const nlohmann::json& value) {
 
 absl::Status AddArguments(const Key& key, const nlohmann::json& value,
                           std::vector<std::string>& out) {
-  const std::string name = key.name, flag = "--" + name;
+  const std::string name = key.name, flag = "--" + name + "=";
   switch (key.kind) {
     case Kind::kText:
       if (!value.is_string()) return WrongType(name, "a text");
-      out.push_back(flag + "=" + value.get<std::string>());
+      out.push_back(flag + value.get<std::string>());
       break;
     case Kind::kNumber:
       if (!value.is_number_integer()) return WrongType(name, "a whole number");
-      out.push_back(flag + "=" + value.dump());
+      out.push_back(flag + value.dump());
       break;
     case Kind::kSwitch:
       if (!value.is_boolean()) return WrongType(name, "true or false");
-      if (value.get<bool>()) out.push_back(flag);
+      if (value.get<bool>()) out.push_back("--" + name);
       break;
     case Kind::kNumbers: {
       if (!value.is_array()) return WrongType(name, "a list of whole numbers");
@@ -94,14 +94,14 @@ absl::Status AddArguments(const Key& key, const nlohmann::json& value,
         if (!item.is_number_integer()) return WrongType(name, "a list of whole numbers");
         joined += (joined.empty() ? "" : ",") + item.dump();
       }
-      if (!joined.empty()) out.push_back(flag + "=" + joined);
+      if (!joined.empty()) out.push_back(flag + joined);
       break;
     }
     case Kind::kDisks:
       if (!value.is_array()) return WrongType(name, "a list of texts or objects");
       for (const auto& item : value) {
         ASSIGN_OR_RETURN(const std::string text, DiskText(item));
-        out.push_back(flag + "=" + text);
+        out.push_back(flag + text);
       }
       break;
   }
@@ -126,6 +126,7 @@ absl::StatusOr<std::vector<std::string>> ArgumentsFromJson(std::string_view text
                                    [&name = name](const Key& k) { return name == k.name; });
     if (key == kKeys.end()) {
       std::vector<std::string> known;
+      known.reserve(kKeys.size());
       for (const Key& k : kKeys) known.emplace_back(k.name);
       return UnknownKey(name, known);
     }

@@ -138,6 +138,7 @@ uint64_t ExploreAll(void (*consumer)(), uint64_t* deadlocks) {
     world = fresh.get();
     Explorer explorer;
     const auto steps = explorer.Run(prefix, &Producer, consumer);
+    Explorer::current = nullptr;
     ++schedules;
     if (explorer.deadlocked()) ++*deadlocks;
     // The last step where producer was chosen and the consumer could have been: try that instead.

@@ -86,23 +86,24 @@ void RecordingBackend::Done(const BlockRequest& request, uint64_t id, int error)
          {});
 }
 
-void RecordingBackend::Append(RecordHeader header, std::span<const iovec> data) {
-  auto put = [this](const void* bytes, size_t size) {
-    const auto* at = static_cast<const char*>(bytes);
-    while (size > 0 && record_.valid()) {
-      const ssize_t written = write(record_.get(), at, size);
-      if (written < 0 && errno == EINTR) continue;
-      if (written <= 0) {
-        Log(std::string("the disk's record ends here: ") + strerror(errno));
-        record_.Reset();
-        return;
-      }
-      at += written;
-      size -= static_cast<size_t>(written);
+void RecordingBackend::Append(const RecordHeader& header, std::span<const iovec> data) {
+  Put(&header, sizeof(header));
+  for (const iovec& v : data) Put(v.iov_base, v.iov_len);
+}
+
+void RecordingBackend::Put(const void* bytes, size_t size) {
+  const auto* at = static_cast<const char*>(bytes);
+  while (size > 0 && record_.valid()) {
+    const ssize_t written = write(record_.get(), at, size);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) {
+      Log(std::string("the disk's record ends here: ") + strerror(errno));
+      record_.Reset();
+      return;
     }
-  };
-  put(&header, sizeof(header));
-  for (const iovec& v : data) put(v.iov_base, v.iov_len);
+    at += written;
+    size -= static_cast<size_t>(written);
+  }
 }
 
 }  // namespace partita::storage

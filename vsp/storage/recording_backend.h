@@ -47,8 +47,10 @@ class RecordingBackend : public BlockBackend {
   // Appends one entry; returns its id. Any loop.
   uint64_t Begin(const BlockRequest& request);
   void Done(const BlockRequest& request, uint64_t id, int error);
-  void Append(RecordHeader header, std::span<const iovec> data)
+  void Append(const RecordHeader& header, std::span<const iovec> data)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  void Put(const void* bytes, size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   std::unique_ptr<BlockBackend> below_;
   Mutex mutex_;

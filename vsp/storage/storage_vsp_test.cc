@@ -137,7 +137,7 @@ TEST_F(StorageTest, BytesGoThroughAndBack) {
     primary.Commit();
     for (const Completion& c : Collect(primary, std::size(kSizes))) EXPECT_TRUE(c.ok) << c.tag;
   }
-  uint64_t offset = 3 * 512;
+  uint64_t offset = uint64_t{3} * 512;
   for (size_t i = 0; i < std::size(kSizes); ++i) {
     EXPECT_EQ(std::memcmp(written[i], read[i], kSizes[i]), 0) << kSizes[i];
     std::vector<std::byte> on_disk(kSizes[i]);
@@ -182,7 +182,7 @@ TEST_F(StorageTest, SubChannelsCarryIo) {
     vmbus::client::Channel channel;
     OpenChannel(channel, i);
     std::byte* buffer = partition.Allocate(4096);
-    ASSERT_TRUE(driver->SubmitReadWrite(channel, 0, true, i * 8u, 8, buffer, 4096, 1));
+    ASSERT_TRUE(driver->SubmitReadWrite(channel, 0, true, uint64_t{i} * 8, 8, buffer, 4096, 1));
     channel.Commit();
     EXPECT_TRUE(Collect(channel, 1).at(0).ok);
     ASSERT_EQ(channel.Close(connection), Result::kOk);
