@@ -55,6 +55,7 @@ class HostedPartition : public Interrupt, public Doorbell {
   }
 
   [[nodiscard]] vmbus::VmbusServer& server() { return *server_; }
+  [[nodiscard]] EventLoop& loop() { return *loop_; }
   [[nodiscard]] GuestMemory& memory() { return ram_->memory(); }
   // Page-aligned guest memory; never given back.
   std::byte* Allocate(size_t bytes) {

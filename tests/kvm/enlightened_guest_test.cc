@@ -291,6 +291,67 @@ TEST_F(GuestTest, SettingsFromAFile) {
   EXPECT_EQ(flags, schema.at("properties").size() + 1) << help;  // --config itself
 }
 
+// `partita ctl`: what a running partition is asked is done and answered.
+TEST_F(GuestTest, ControlWhileItRuns) {
+  const std::string socket = scratch + "/control";
+  const std::string start = Partita("run --kernel " + Directory() + "/enlightened-guest --synic " +
+                                    Synic() + " --memory 128M --cmdline 'job=bench seconds=60' " +
+                                    "--disk " + disk + " --control " + socket);
+  const auto ctl = [&](const std::string& verb) {
+    return Shell(Partita("ctl " + socket + " " + verb));
+  };
+  ASSERT_EQ(Shell("{ " + start + "; echo status $?; } > " + scratch +
+                  "/log 2>&1 & for i in $(seq 200); do grep -q '\"disk\"' " + scratch +
+                  "/log && break; sleep 0.1; done")
+                .status,
+            0);
+  EXPECT_EQ(Shell("stat -c %a " + socket).output, "600\n");
+  const auto status = nlohmann::json::parse(ctl("status --json").output);
+  EXPECT_EQ(status.at("state"), "Running");
+  EXPECT_EQ(status.at("vmbus"), "5.3");
+  EXPECT_EQ(status.at("cpus"), 1);
+  EXPECT_EQ(ctl("heartbeat").output, "No contact\n");
+  Outcome refused = ctl("shutdown");
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_NE(refused.output.find("no driver for shutdown"), std::string::npos) << refused.output;
+  const auto commands = [&] {
+    return nlohmann::json::parse(ctl("stats --json").output).at("storage.commands").get<uint64_t>();
+  };
+  EXPECT_EQ(ctl("pause").status, 0);
+  EXPECT_EQ(nlohmann::json::parse(ctl("status --json").output).at("state"), "Paused");
+  Shell("sleep 0.3");  // what was in flight ends
+  const uint64_t stopped = commands();
+  Shell("sleep 0.3");
+  EXPECT_EQ(commands(), stopped);
+  EXPECT_EQ(ctl("resume").status, 0);
+  Shell("sleep 0.3");
+  EXPECT_GT(commands(), stopped);
+  // The socket is taken, and nobody else's.
+  const Outcome second =
+      Shell(Partita("run --kernel " + Directory() +
+                    "/enlightened-guest --cmdline job=hello --control " + socket));
+  EXPECT_EQ(second.status, 1);
+  EXPECT_NE(second.output.find("in use"), std::string::npos) << second.output;
+  EXPECT_EQ(ctl("reset").status, 0);
+  EXPECT_EQ(Shell("for i in $(seq 100); do [ $(grep -c '\"hello\"' " + scratch +
+                  "/log) = 2 ] && exit 0; sleep 0.1; done; exit 1")
+                .status,
+            0);
+  EXPECT_EQ(ctl("power-off").status, 0);
+  const Outcome ended = Shell("for i in $(seq 100); do grep '^status' " + scratch +
+                              "/log && exit 0; sleep 0.1; done; cat " + scratch + "/log");
+  EXPECT_EQ(ended.output, "status 0\n");
+  EXPECT_EQ(ctl("status").status, 1);  // the socket went with it
+  EXPECT_EQ(ctl("statu").status, 2);
+  // A socket that a crash left behind is replaced.
+  Shell(
+      "python3 -c 'import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); "
+      "s.bind(\"" +
+      socket + "\")'");
+  const Outcome again = Guest("job=hello", "--control " + socket);
+  EXPECT_EQ(again.status, 0) << again.output;
+}
+
 TEST_F(GuestTest, DirectIoToo) {
   // tmpfs has no O_DIRECT: there the promise is one clear line.
   const Outcome run = Guest("job=verify mib=8", "--disk " + disk + ",cache=none");

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "tools/control/channel.h"
 #include "tools/partita/bench_command.h"
+#include "tools/partita/ctl_command.h"
 #include "tools/partita/host_command.h"
 #include "tools/partita/nearest.h"
 #include "tools/partita/run_command.h"
@@ -86,6 +87,8 @@ void AddRun(CLI::App& root, RunOptions& o) {
   run->add_flag("--unpack-kernel", o.unpack_kernel,
                 "Unpack the kernel here instead of in the guest (slow hosts)");
   run->add_option("--stats-json", o.stats_file, "Write all counters to FILE at the end");
+  run->add_option("--control", o.control,
+                  "Unix socket at which `partita ctl` reaches the partition");
   run->add_option("--config", o.config,
                   "The same settings as a JSON file (docs/run-config.md); flags win over it");
   // So that a flag wins over the file, whose settings are put before it.
@@ -160,6 +163,61 @@ int ApplyConfig(CLI::App& root, RunOptions& options, int argc, char** argv) {
   return 0;
 }
 
+// The verbs of `partita ctl`; each sets the request.
+CLI::App* AddCtl(CLI::App& root, CtlOptions& o) {
+  CLI::App* ctl = root.add_subcommand("ctl", "Ask a running partition (`partita run --control`)");
+  ctl->require_subcommand(1);
+  ctl->add_option("SOCKET", o.socket, "The socket named by --control")->required();
+  auto verb = [&](const char* name, const char* help, std::function<void()> set) {
+    CLI::App* sub = ctl->add_subcommand(name, help);
+    sub->add_flag("--json", o.json, "Machine-readable");
+    sub->parse_complete_callback(std::move(set));
+    return sub;
+  };
+  control::Request& r = o.request;
+  verb("status", "State, heartbeat and services", [&r] { r.mutable_get_status(); });
+  verb("heartbeat", "OK, Lost communication or No contact", [&] {
+    r.mutable_get_status();
+    o.heartbeat_only = true;
+  });
+  verb("stats", "All counters, now", [&r] { r.set_live_stats(true); });
+  const auto shutdown = [&](const char* name, const char* help, auto kind) {
+    CLI::App* sub = verb(name, help, [&r, kind] { r.mutable_shutdown_guest()->set_kind(kind); });
+    sub->add_flag_callback(
+        "--force", [&r] { r.mutable_shutdown_guest()->set_force(true); },
+        "Programs that do not end are ended");
+  };
+  shutdown("shutdown", "Ask the guest to power itself off", control::ShutdownGuest::POWER_OFF);
+  shutdown("reboot", "Ask the guest to restart itself", control::ShutdownGuest::REBOOT);
+  shutdown("hibernate", "Ask the guest to hibernate", control::ShutdownGuest::HIBERNATE);
+  verb("power-off", "Switch it off at once; disks are flushed", [&r] { r.mutable_power_off(); });
+  verb("reset", "Press the reset button", [&r] { r.mutable_reset_now(); });
+  verb("pause", "Stop its processors", [&r] { r.mutable_pause(); });
+  verb("resume", "Let them go on", [&r] { r.mutable_resume(); });
+  verb("sync-time", "Set the guest's clock to the host's", [&r] { r.mutable_sync_time(); });
+  CLI::App* list = verb("kvp-list", "Key-value pairs (needs hv_kvp_daemon in the guest)",
+                        [&r] { r.mutable_key_values()->set_operation(control::KeyValues::LIST); });
+  list->add_option_function<uint32_t>(
+          "--pool", [&r](uint32_t pool) { r.mutable_key_values()->set_pool(pool); },
+          "0 written by the host, 1 by the guest, 2 what the guest says of itself")
+      ->check(CLI::Range(0, 4));
+  const auto text = [&r](CLI::App* sub, const char* name, auto set) {
+    sub->add_option_function<std::string>(
+           name, [&r, set](const std::string& value) { set(*r.mutable_key_values(), value); })
+        ->required();
+  };
+  const auto key = [](control::KeyValues& k, const std::string& v) { k.set_key(v); };
+  CLI::App* set = verb("kvp-set", "Write a pair where the guest can read it",
+                       [&r] { r.mutable_key_values()->set_operation(control::KeyValues::SET); });
+  text(set, "KEY", key);
+  text(set, "VALUE", [](control::KeyValues& k, const std::string& v) { k.set_value(v); });
+  CLI::App* remove = verb("kvp-delete", "Remove such a pair", [&r] {
+    r.mutable_key_values()->set_operation(control::KeyValues::DELETE);
+  });
+  text(remove, "KEY", key);
+  return ctl;
+}
+
 int Main(int argc, char** argv) {
   CLI::App root("Partita runs unmodified Hyper-V guests on Linux KVM.", "partita");
   root.require_subcommand(1);
@@ -167,6 +225,8 @@ int Main(int argc, char** argv) {
   AddRun(root, run);
   BenchOptions bench;
   const CLI::App* bench_storage = AddBench(root, bench);
+  CtlOptions ctl;
+  const CLI::App* ctl_command = AddCtl(root, ctl);
   CLI::App* host = root.add_subcommand("host", "Show what this host's KVM and kernel offer");
   bool json = false;
   host->add_flag("--json", json, "Machine-readable");
@@ -180,6 +240,7 @@ int Main(int argc, char** argv) {
   if (!run.config.empty()) {
     if (const int status = ApplyConfig(root, run, argc, argv); status != 0) return status;
   }
+  if (ctl_command->parsed()) return RunCtl(ctl);
   if (host->parsed()) return ShowHost(json);
   if (bench_storage->parsed()) return BenchStorage(bench);
   return RunPartition(run);

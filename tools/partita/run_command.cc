@@ -20,11 +20,13 @@
 
 #include "base/log.h"
 #include "partition/kvm/kvm.h"
+#include "tools/partita/control_server.h"
 #include "tools/partita/disk_option.h"
 #include "tools/partita/host_facts.h"
 #include "tools/partita/identity.h"
 #include "tools/partita/kernel_image.h"
 #include "tools/partita/terminal.h"
+#include "tools/partita/unix_socket.h"
 #include "tools/partita/worker_process.h"
 
 namespace partita {
@@ -99,13 +101,8 @@ absl::Status StartBuilder::OpenConsole(const RunOptions& options, const RunHooks
     console_note = std::string("serial console at ") + ptsname(fd.get());
     start.set_console_fd(Own(std::move(fd)));
   } else if (serial.starts_with("unix:")) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
     const std::string path = serial.substr(5);
-    if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-      return InvalidArgument("--serial unix: needs a path of 1 to 107 characters");
-    }
-    std::memcpy(address.sun_path, path.c_str(), path.size());
+    ASSIGN_OR_RETURN(const sockaddr_un address, UnixAddress("--serial unix:", path));
     UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (!fd.valid() ||
         bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
@@ -200,8 +197,13 @@ absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hook
 // Relays between the worker, the console and the user until the worker reports its end.
 class Session {
  public:
-  Session(WorkerProcess& worker, UniqueFd console, const RunOptions& options, const RunHooks& hooks)
-      : worker_(worker), console_(std::move(console)), options_(options), hooks_(hooks) {}
+  Session(WorkerProcess& worker, UniqueFd console, std::unique_ptr<ControlServer> control,
+          const RunOptions& options, const RunHooks& hooks)
+      : worker_(worker),
+        console_(std::move(console)),
+        control_(std::move(control)),
+        options_(options),
+        hooks_(hooks) {}
 
   int Run();
 
@@ -216,6 +218,7 @@ class Session {
 
   WorkerProcess& worker_;
   UniqueFd console_;
+  std::unique_ptr<ControlServer> control_;
   const RunOptions& options_;
   const RunHooks& hooks_;
   UniqueFd signals_;
@@ -240,16 +243,23 @@ int Session::Run() {
   }
   input_open_ = interactive;
   while (worker_open_ || console_.valid()) {
-    std::array<pollfd, 4> fds = {
+    std::vector<pollfd> fds = {
         pollfd{.fd = worker_open_ ? worker_.fd() : -1, .events = POLLIN, .revents = 0},
         pollfd{.fd = signals_.get(), .events = POLLIN, .revents = 0},
         pollfd{.fd = console_.valid() ? console_.get() : -1, .events = POLLIN, .revents = 0},
         pollfd{.fd = input_open_ ? STDIN_FILENO : -1, .events = POLLIN, .revents = 0}};
+    constexpr size_t kOwnFds = 4;
+    if (control_ != nullptr) control_->AddTo(fds);
     if (poll(fds.data(), fds.size(), -1) < 0 && errno != EINTR) break;
     if (fds[2].revents != 0 && !CopyOutput()) console_.Reset();
     if (fds[0].revents != 0) OnEvent();
     if (fds[1].revents != 0) OnSignal();
     if (fds[3].revents != 0) CopyInput();
+    if (control_ != nullptr) {
+      control_->HandleEvents(fds, kOwnFds, [this](const control::Request& request) {
+        return worker_open_ ? worker_.Send(request) : Unavailable("the worker is gone");
+      });
+    }
   }
   terminal_.reset();
   return Finish();
@@ -263,6 +273,8 @@ void Session::OnEvent() {
     return;
   }
   if (event.has_ended()) ended_ = event.ended();
+  if (event.has_reply() && control_ != nullptr)
+    control_->OnReply(std::move(*event.mutable_reply()));
   if (event.has_stats()) {
     stats_.clear();
     for (const auto& [name, value] : event.stats().values()) stats_[name] = value;
@@ -378,6 +390,15 @@ int RunPartition(const RunOptions& options, const RunHooks& hooks) {
     Log(Message(status));
     return control::kExitStartFailed;
   }
+  std::unique_ptr<ControlServer> control;
+  if (!options.control.empty()) {
+    auto created = ControlServer::Create(options.control);
+    if (!created.ok()) {
+      Log(Message(created.status()));
+      return control::kExitStartFailed;
+    }
+    control = *std::move(created);
+  }
   auto worker = WorkerProcess::Spawn();
   if (!worker.ok()) {
     Log(Message(worker.status()));
@@ -391,7 +412,7 @@ int RunPartition(const RunOptions& options, const RunHooks& hooks) {
     Log(Message(sent));
     return control::kExitStartFailed;
   }
-  return Session(**worker, std::move(console), options, hooks).Run();
+  return Session(**worker, std::move(console), std::move(control), options, hooks).Run();
 }
 
 }  // namespace partita

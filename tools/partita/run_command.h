@@ -30,7 +30,8 @@ struct RunOptions {
   bool unpack_kernel = false;
   std::string stats_file;
   std::string config;
-  bool quiet = false;  // no line about how it ended
+  std::string control;  // socket for `partita ctl`; empty: none
+  bool quiet = false;   // no line about how it ended
 };
 
 // Runs to the end and returns the exit status of the program.

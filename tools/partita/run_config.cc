@@ -17,7 +17,7 @@ struct Key {
   const char* name;  // of the key and of the flag
   Kind kind;
 };
-constexpr std::array<Key, 16> kKeys = {{{"kernel", Kind::kText},
+constexpr std::array<Key, 17> kKeys = {{{"kernel", Kind::kText},
                                         {"initrd", Kind::kText},
                                         {"cmdline", Kind::kText},
                                         {"name", Kind::kText},
@@ -32,7 +32,8 @@ constexpr std::array<Key, 16> kKeys = {{{"kernel", Kind::kText},
                                         {"vmbus-version", Kind::kText},
                                         {"cpu-affinity", Kind::kNumbers},
                                         {"unpack-kernel", Kind::kSwitch},
-                                        {"stats-json", Kind::kText}}};
+                                        {"stats-json", Kind::kText},
+                                        {"control", Kind::kText}}};
 
 absl::Status WrongType(const std::string& key, const char* wanted) {
   return InvalidArgument("'" + key + "' takes " + wanted);

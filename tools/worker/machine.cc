@@ -163,6 +163,10 @@ absl::Status Machine::Build() {
   relay_ = std::make_unique<MessageRelay>(*vmbus_);
   storage_->Connect(*vmbus_);
   if (vmbus_->AddDevice(*storage_) == 0) return Internal("no channel for the SCSI controller");
+  services_ = std::make_unique<Services>(loop_, partition_->clock());
+  for (integration::IntegrationService* service : services_->all()) {
+    if (vmbus_->AddDevice(*service) == 0) return Internal("no channel for a service");
+  }
   RETURN_IF_ERROR(partition_->Connect(*synic_, *relay_));
   RETURN_IF_ERROR(partition_->Load({.kernel_fd = Descriptor(start_.kernel_fd()),
                                     .initrd_fd = Descriptor(start_.initrd_fd()),
@@ -171,6 +175,8 @@ absl::Status Machine::Build() {
     first_entry_us_ = (MonotonicNs() - start_.exec_monotonic_ns()) / 1000;
   }
   partition_->Start();
+  paused_ = false;
+  ApplyPause();
   return absl::OkStatus();
 }
 
@@ -184,6 +190,7 @@ void Machine::TearDown(std::function<void()> then) {
       DescribeIncarnation(retired_);
       incarnation_.reset();
       vmbus_.reset();
+      services_.reset();
       synic_.reset();
       partition_.reset();
       relay_.reset();
@@ -257,12 +264,123 @@ void Machine::OnCrash(const CrashReport& report) {
 
 void Machine::OnSpace(bool full) {
   if (partition_ == nullptr || tearing_down_) return;
+  paused_by_space_ = full;
+  ApplyPause();
   if (full) {
-    partition_->Pause();
     events_.notice("the host's disk is full; the partition is paused until there is room");
   } else {
-    partition_->Resume();
     events_.notice("there is room on the host's disk again; the partition goes on");
+  }
+}
+
+void Machine::ApplyPause() {
+  const bool pause = paused_by_user_ || paused_by_space_;
+  if (pause == paused_ || partition_ == nullptr) return;
+  paused_ = pause;
+  if (pause) return partition_->Pause();
+  partition_->Resume();
+  services_->time.Sync();  // its clock stood still, as far as the guest can tell
+}
+
+void Machine::Handle(const control::Request& request, std::function<void(control::Reply)> reply) {
+  auto answer = [reply](const absl::Status& status) {
+    control::Reply message;
+    if (!status.ok()) message.set_error(std::string(Message(status)));
+    reply(std::move(message));
+  };
+  if (partition_ == nullptr || services_ == nullptr || tearing_down_ || ended_) {
+    return answer(Unavailable("the partition is being reset or ends"));
+  }
+  switch (request.kind_case()) {
+    case control::Request::kShutdownGuest: {
+      const auto kind =
+          static_cast<integration::ShutdownService::Kind>(request.shutdown_guest().kind());
+      return services_->shutdown.Shutdown(kind, request.shutdown_guest().force(), answer);
+    }
+    case control::Request::kPowerOff:
+      answer(absl::OkStatus());
+      return Stop(control::kExitPowerOff, "powered off by request");
+    case control::Request::kResetNow:
+      answer(absl::OkStatus());
+      return OnEnd(EndReason::kReset, "reset by request");
+    case control::Request::kPause:
+    case control::Request::kResume:
+      paused_by_user_ = request.has_pause();
+      ApplyPause();
+      return answer(absl::OkStatus());
+    case control::Request::kSyncTime:
+      return answer(services_->time.Sync() ? absl::OkStatus() : services_->time.NotReady());
+    case control::Request::kKeyValues:
+      return HandleKeyValues(request.key_values(), std::move(reply));
+    case control::Request::kGetStatus: {
+      control::Reply message;
+      Describe(message);
+      return reply(std::move(message));
+    }
+    case control::Request::kLiveStats: {
+      StatSink sink;
+      DescribeTo(sink);
+      control::Reply message;
+      for (const auto& [name, value] : sink.values()) (*message.mutable_numbers())[name] = value;
+      return reply(std::move(message));
+    }
+    default:
+      return answer(InvalidArgument("a request that a partition does not know"));
+  }
+}
+
+void Machine::HandleKeyValues(const control::KeyValues& request,
+                              std::function<void(control::Reply)> reply) {
+  integration::KeyValueService& service = services_->key_values;
+  auto answer = [reply](const absl::Status& status) {
+    control::Reply message;
+    if (!status.ok()) message.set_error(std::string(Message(status)));
+    reply(std::move(message));
+  };
+  switch (request.operation()) {
+    case control::KeyValues::SET:
+      return service.Set(request.key(), request.value(), answer);
+    case control::KeyValues::DELETE:
+      return service.Delete(request.key(), answer);
+    default:
+      break;
+  }
+  constexpr uint32_t kLastPool = 4;
+  if (request.pool() > kLastPool) return answer(InvalidArgument("pools have numbers 0 to 4"));
+  service.List(static_cast<uint8_t>(request.pool()), [reply, answer](auto pairs) {
+    if (!pairs.ok()) return answer(pairs.status());
+    control::Reply message;
+    for (auto& [name, value] : *pairs) {
+      control::Pair* pair = message.add_texts();
+      pair->set_name(std::move(name));
+      pair->set_value(std::move(value));
+    }
+    reply(std::move(message));
+  });
+}
+
+void Machine::Describe(control::Reply& reply) const {
+  auto add = [&reply](const char* name, std::string value) {
+    control::Pair* pair = reply.add_texts();
+    pair->set_name(name);
+    pair->set_value(std::move(value));
+  };
+  add("name", start_.name());
+  add("state", paused_by_space_ ? "Paused (the host's disk is full)"
+               : paused_        ? "Paused"
+                                : "Running");
+  add("heartbeat", services_->heartbeat.state_name());
+  const uint32_t version = vmbus_->machine().connected() ? vmbus_->machine().version() : 0;
+  add("vmbus", version == 0
+                   ? "none"
+                   : std::to_string(version >> 16) + "." + std::to_string(version & 0xFFFF));
+  add("synic", start_.synic() == control::SYNIC_KERNEL ? "kernel" : "user");
+  (*reply.mutable_numbers())["cpus"] = start_.cpus();
+  (*reply.mutable_numbers())["memory_bytes"] = start_.memory_bytes();
+  (*reply.mutable_numbers())["resets"] = reset_count_;
+  for (integration::IntegrationService* service : services_->all()) {
+    (*reply.mutable_numbers())[std::string("service.") + service->name()] =
+        service->ready() ? 1 : 0;
   }
 }
 
@@ -270,6 +388,9 @@ void Machine::DescribeIncarnation(StatSink& sink) const {
   if (partition_ != nullptr) partition_->DescribeTo(sink);
   if (synic_ != nullptr) synic_->DescribeTo(sink);
   if (vmbus_ != nullptr) vmbus_->DescribeTo(sink);
+  if (services_ != nullptr) {
+    for (integration::IntegrationService* service : services_->all()) service->DescribeTo(sink);
+  }
 }
 
 void Machine::DescribeTo(StatSink& sink) const {

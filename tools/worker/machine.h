@@ -3,6 +3,7 @@
 #ifndef PARTITA_TOOLS_WORKER_MACHINE_H_
 #define PARTITA_TOOLS_WORKER_MACHINE_H_
 
+#include <array>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -15,6 +16,7 @@
 #include "tools/control/control.pb.h"
 #include "tools/worker/console.h"
 #include "vmbus/server/vmbus_server.h"
+#include "vsp/integration/services.h"
 #include "vsp/storage/storage_vsp.h"
 
 namespace partita {
@@ -33,8 +35,24 @@ class Machine {
   // Stops VPs, finishes I/O, flushes disks, then reports `ended`.
   void Stop(int status, std::string reason);
   void DescribeTo(StatSink& sink) const;
+  // Does what a request says, one of those that are answered; `reply` is called once, perhaps
+  // later.
+  void Handle(const control::Request& request, std::function<void(control::Reply)> reply);
 
  private:
+  // The integration services of one incarnation.
+  struct Services {
+    Services(EventLoop& loop, const Clock& clock)
+        : heartbeat(loop), shutdown(loop), time(loop, clock), key_values(loop) {}
+    integration::HeartbeatService heartbeat;
+    integration::ShutdownService shutdown;
+    integration::TimeSyncService time;
+    integration::KeyValueService key_values;
+    [[nodiscard]] std::array<integration::IntegrationService*, 4> all() {
+      return {&heartbeat, &shutdown, &time, &key_values};
+    }
+  };
+
   // Passes guest messages on to the VMBus of this incarnation.
   class MessageRelay : public GuestMessageSink {
    public:
@@ -55,6 +73,11 @@ class Machine {
   void OnEnd(EndReason reason, const std::string& detail);
   void OnCrash(const CrashReport& report);
   void OnSpace(bool full);
+  // Pauses or resumes the VPs according to the reasons there are.
+  void ApplyPause();
+  void Describe(control::Reply& reply) const;
+  void HandleKeyValues(const control::KeyValues& request,
+                       std::function<void(control::Reply)> reply);
   void Restart();
   // Counters of the partition, SynIC and VMBus that live now.
   void DescribeIncarnation(StatSink& sink) const;
@@ -70,11 +93,13 @@ class Machine {
   // One incarnation; destroyed in reverse order.
   std::unique_ptr<Partition> partition_;
   std::unique_ptr<Synic> synic_;
+  std::unique_ptr<Services> services_;
   std::unique_ptr<vmbus::VmbusServer> vmbus_;
   std::unique_ptr<MessageRelay> relay_;
   std::shared_ptr<bool> incarnation_;  // events of an earlier one are ignored
   StatSink retired_;                   // counters of incarnations that are gone
   bool tearing_down_ = false;
+  bool paused_by_user_ = false, paused_by_space_ = false, paused_ = false;
   bool ended_ = false;
   std::deque<uint64_t> resets_;  // times of recent resets, CLOCK_MONOTONIC milliseconds
   uint64_t reset_count_ = 0;

@@ -116,6 +116,13 @@ class Worker {
       StopBySignal(request.stop().signal());
     } else if (request.has_get_stats()) {
       SendStats();
+    } else if (request.id() != 0) {
+      machine_->Handle(request, [this, id = request.id()](control::Reply reply) {
+        control::Event event;
+        *event.mutable_reply() = std::move(reply);
+        event.mutable_reply()->set_id(id);
+        if (const absl::Status sent = channel_.Send(event); !sent.ok()) Log(Message(sent));
+      });
     }
   }
 

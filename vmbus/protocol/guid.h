@@ -36,6 +36,10 @@ constexpr Guid ParseGuid(const char (&text)[37]) {
 // Device classes. Source: Linux, include/linux/hyperv.h (HV_*_GUID).
 inline constexpr Guid kScsiClass = ParseGuid("ba6163d9-04a1-4d29-b605-72e2ffb1dc7f");
 inline constexpr Guid kNetworkClass = ParseGuid("f8615163-df3e-46c5-913f-f2d2f965ed0e");
+inline constexpr Guid kShutdownClass = ParseGuid("0e0b6031-5213-4934-818b-38d90ced39db");
+inline constexpr Guid kTimeSyncClass = ParseGuid("9527e630-d0ae-497b-adce-e80ab0175caf");
+inline constexpr Guid kHeartbeatClass = ParseGuid("57164f39-9115-4e78-ab55-382f3bd5422d");
+inline constexpr Guid kKeyValueClass = ParseGuid("a9a0f4e7-5a45-4d96-b827-8a841e8c03e6");
 
 }  // namespace partita::vmbus
 

@@ -1,0 +1,120 @@
+#include "tools/partita/control_server.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/log.h"
+#include "tools/partita/unix_socket.h"
+
+namespace partita {
+
+absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Create(const std::string& path) {
+  ASSIGN_OR_RETURN(const sockaddr_un address, UnixAddress("--control", path));
+  const auto* raw = reinterpret_cast<const sockaddr*>(&address);
+  UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket.valid()) return SystemError("control socket " + path);
+  // Nobody may connect in the moment between bind and chmod.
+  const mode_t before = umask(0177);
+  int bound = bind(socket.get(), raw, sizeof(address));
+  if (bound != 0 && errno == EADDRINUSE) {
+    struct stat info {};
+    const UniqueFd probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    const bool stale = stat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode) &&
+                       connect(probe.get(), raw, sizeof(address)) != 0 && errno == ECONNREFUSED;
+    if (stale && unlink(path.c_str()) == 0) bound = bind(socket.get(), raw, sizeof(address));
+    if (bound != 0) errno = EADDRINUSE;
+  }
+  const int error = errno;
+  umask(before);
+  if (bound != 0) return SystemError("control socket " + path, error);
+  if (listen(socket.get(), static_cast<int>(kMaxClients)) != 0) {
+    return SystemError("control socket " + path);
+  }
+  return std::unique_ptr<ControlServer>(new ControlServer(std::move(socket), path));
+}
+
+ControlServer::~ControlServer() { unlink(path_.c_str()); }
+
+void ControlServer::AddTo(std::vector<pollfd>& fds) const {
+  fds.push_back({.fd = socket_.get(), .events = POLLIN, .revents = 0});
+  for (const auto& client : clients_) {
+    fds.push_back({.fd = client->channel.fd(), .events = POLLIN, .revents = 0});
+  }
+}
+
+void ControlServer::HandleEvents(
+    const std::vector<pollfd>& fds, size_t first,
+    const std::function<absl::Status(const control::Request&)>& forward) {
+  // Clients first: Accept appends to them.
+  for (size_t i = clients_.size(); i-- > 0;) {
+    if (fds[first + 1 + i].revents != 0 && !Serve(*clients_[i], forward)) {
+      clients_.erase(clients_.begin() + static_cast<ptrdiff_t>(i));
+    }
+  }
+  if (fds[first].revents != 0) Accept();
+}
+
+void ControlServer::Accept() {
+  UniqueFd fd(accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!fd.valid()) return;
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 ||
+      (peer.uid != 0 && peer.uid != geteuid())) {
+    return Log("control socket: a user who may not use it was turned away");
+  }
+  if (clients_.size() >= kMaxClients) return Log("control socket: too many connections");
+  clients_.push_back(std::make_unique<Client>(
+      Client{.number = next_++, .channel = control::Channel(std::move(fd))}));
+}
+
+bool ControlServer::Serve(Client& client,
+                          const std::function<absl::Status(const control::Request&)>& forward) {
+  control::Request request;
+  const absl::Status received = client.channel.Receive(&request);
+  if (absl::IsDeadlineExceeded(received)) return true;
+  if (!received.ok()) return false;
+  control::Reply refusal;
+  refusal.set_id(request.id());
+  // Starting and the signals of `partita run` itself are no business of a client.
+  if (request.id() == 0 || request.has_start() || request.has_stop() || request.has_get_stats()) {
+    refusal.set_error("a request that may not be made here");
+  } else if (pending_.size() >= kMaxPending) {
+    refusal.set_error("too many requests without an answer");
+  } else {
+    const uint64_t number = next_++;
+    pending_[number] = {.client = client.number, .id = request.id()};
+    request.set_id(number);
+    const absl::Status sent = forward(request);
+    if (sent.ok()) return true;
+    pending_.erase(number);
+    refusal.set_error("the partition has ended");
+  }
+  control::Event event;
+  *event.mutable_reply() = std::move(refusal);
+  return client.channel.Send(event).ok();
+}
+
+void ControlServer::OnReply(control::Reply reply) {
+  const auto asked = pending_.find(reply.id());
+  if (asked == pending_.end()) return;
+  const Asked whom = asked->second;
+  pending_.erase(asked);
+  const auto client = std::find_if(clients_.begin(), clients_.end(),
+                                   [&](const auto& c) { return c->number == whom.client; });
+  if (client == clients_.end()) return;  // did not wait
+  reply.set_id(whom.id);
+  control::Event event;
+  *event.mutable_reply() = std::move(reply);
+  // A client that does not read is cut off rather than waited for.
+  if (!(*client)->channel.Send(event).ok()) clients_.erase(client);
+}
+
+}  // namespace partita

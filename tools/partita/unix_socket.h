@@ -1,0 +1,28 @@
+// Addresses of Unix sockets.
+#ifndef PARTITA_TOOLS_PARTITA_UNIX_SOCKET_H_
+#define PARTITA_TOOLS_PARTITA_UNIX_SOCKET_H_
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cstring>
+#include <string>
+
+#include "base/status.h"
+
+namespace partita {
+
+// `what` begins the error for a path that fits no address.
+inline absl::StatusOr<sockaddr_un> UnixAddress(const std::string& what, const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+    return InvalidArgument(what + " needs a path of 1 to 107 characters");
+  }
+  std::memcpy(address.sun_path, path.c_str(), path.size());
+  return address;
+}
+
+}  // namespace partita
+
+#endif  // PARTITA_TOOLS_PARTITA_UNIX_SOCKET_H_

@@ -1,0 +1,391 @@
+// Every integration service against a guest that answers properly and one that does not.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <future>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/fakes/hosted_partition.h"
+#include "vsp/integration/services.h"
+
+namespace partita::integration {
+namespace {
+
+namespace proto = vmbus::integration;
+using vmbus::client::Result;
+
+constexpr size_t kRingPages = 8;
+
+class FixedClock : public Clock {
+ public:
+  [[nodiscard]] uint64_t ReferenceTime() const override { return 4242; }
+};
+
+class IntegrationTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    partition.OnControl([&] {
+      heartbeat = std::make_unique<HeartbeatService>(partition.loop());
+      shutdown = std::make_unique<ShutdownService>(partition.loop());
+      time = std::make_unique<TimeSyncService>(partition.loop(), clock);
+      key_values = std::make_unique<KeyValueService>(partition.loop());
+      for (IntegrationService* service : std::initializer_list<IntegrationService*>{
+               heartbeat.get(), shutdown.get(), time.get(), key_values.get()}) {
+        ASSERT_NE(partition.server().AddDevice(*service), 0u);
+      }
+    });
+    ASSERT_EQ(connection.Connect(vmbus::kVersion5_3, 0), Result::kOk);
+    ASSERT_EQ(connection.RequestOffers(), Result::kOk);
+  }
+  void TearDown() override { partition.Shutdown(); }
+
+  // The guest's end of one service.
+  struct Guest {
+    vmbus::client::Channel channel;
+    proto::Frame frame{};
+    std::vector<std::byte> body;
+    uint64_t transaction = 0;
+  };
+  void Open(Guest& guest, const vmbus::Guid& type) {
+    const vmbus::Offer* offer = connection.Find(type, 0);
+    ASSERT_NE(offer, nullptr);
+    auto** list = reinterpret_cast<std::byte**>(partition.Allocate(4096));
+    ASSERT_EQ(
+        guest.channel.Open(connection, transport, *offer, partition.Allocate(kRingPages * 4096),
+                           kRingPages, list, {partition.Allocate(8192), 8192}, 0),
+        Result::kOk);
+  }
+  // The next packet of the host.
+  void Receive(Guest& guest) {
+    vmbus::Packet packet;
+    while (guest.channel.reader().Next(&packet) == vmbus::RingStatus::kEmpty) {
+      guest.channel.Commit();
+      if (guest.channel.reader().UnmaskAndCheck()) continue;
+      ASSERT_TRUE(transport.Wait());
+    }
+    ASSERT_EQ(packet.descriptor.type, vmbus::kPacketInBand);
+    ASSERT_GE(packet.payload.size(), sizeof(guest.frame));
+    std::memcpy(&guest.frame, packet.payload.data(), sizeof(guest.frame));
+    guest.transaction = packet.descriptor.transaction_id;
+    ASSERT_EQ(guest.frame.pipe_type, proto::kPipeData);
+    ASSERT_EQ(guest.frame.pipe_size, sizeof(guest.frame) - 8 + guest.frame.body_size);
+    const auto body = packet.payload.subspan(sizeof(guest.frame), guest.frame.body_size);
+    guest.body.assign(body.begin(), body.end());
+    guest.channel.Commit();
+  }
+  // Sends what the guest holds back as its answer.
+  void Answer(Guest& guest) {
+    guest.frame.flags = proto::kTransaction | proto::kResponse;
+    SendRaw(guest);
+  }
+  void SendRaw(Guest& guest) {
+    std::vector<std::byte> bytes(sizeof(guest.frame));
+    std::memcpy(bytes.data(), &guest.frame, sizeof(guest.frame));
+    bytes.insert(bytes.end(), guest.body.begin(), guest.body.end());
+    ASSERT_EQ(guest.channel.writer().Write(vmbus::kPacketInBand, 0, guest.transaction, {}, bytes),
+              vmbus::RingStatus::kOk);
+    guest.channel.Commit();
+  }
+  // Takes the negotiation and chooses a version, as stock hv_utils does.
+  void Negotiate(Guest& guest, Version version) {
+    Receive(guest);
+    ASSERT_EQ(guest.frame.type, proto::kNegotiate);
+    ASSERT_EQ(guest.frame.flags, proto::kTransaction | proto::kRequest);
+    proto::Negotiation counts{};
+    std::memcpy(&counts, guest.body.data(), sizeof(counts));
+    ASSERT_EQ(guest.body.size(),
+              sizeof(counts) + size_t{4} * (counts.frameworks + counts.messages));
+    counts.frameworks = counts.messages = 1;
+    const Version framework = {3, 0};
+    std::memcpy(guest.body.data(), &counts, sizeof(counts));
+    std::memcpy(guest.body.data() + 8, &framework, sizeof(framework));
+    std::memcpy(guest.body.data() + 12, &version, sizeof(version));
+    guest.frame.body_size = 16;
+    Answer(guest);
+  }
+  template <typename T>
+  T BodyAs(const Guest& guest) {
+    T value{};
+    EXPECT_GE(guest.body.size(), sizeof(value));
+    std::memcpy(&value, guest.body.data(), std::min(guest.body.size(), sizeof(value)));
+    return value;
+  }
+  template <typename T>
+  void SetBody(Guest& guest, const T& value) {
+    guest.body.resize(sizeof(value));
+    std::memcpy(guest.body.data(), &value, sizeof(value));
+    guest.frame.body_size = sizeof(value);
+  }
+  void AwaitReady(IntegrationService& service) {
+    bool ready = false;
+    for (int i = 0; i < 2000 && !ready; ++i) {
+      partition.OnControl([&] { ready = service.ready(); });
+      if (!ready) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    ASSERT_TRUE(ready);
+  }
+  uint64_t Stat(IntegrationService& service, const std::string& name) {
+    StatSink sink;
+    partition.OnControl([&] { service.DescribeTo(sink); });
+    const auto values = sink.values();
+    return values.at(std::string("integration.") + service.name() + "." + name);
+  }
+  // Waits until a counter of the service reaches `value`.
+  void AwaitStat(IntegrationService& service, const std::string& name, uint64_t value) {
+    for (int i = 0; i < 2000 && Stat(service, name) < value; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_EQ(Stat(service, name), value) << name;
+  }
+
+  FixedClock clock;
+  testing_support::HostedPartition partition;
+  std::unique_ptr<HeartbeatService> heartbeat;
+  std::unique_ptr<ShutdownService> shutdown;
+  std::unique_ptr<TimeSyncService> time;
+  std::unique_ptr<KeyValueService> key_values;
+  testing_support::HostedPartition::GuestTransport transport{partition};
+  vmbus::client::Connection connection{transport};
+};
+
+TEST_F(IntegrationTest, HeartbeatIsOkOnlyAfterAnAnswer) {
+  auto state = [&] {
+    HeartbeatService::State now{};
+    partition.OnControl([&] { now = heartbeat->state(); });
+    return now;
+  };
+  EXPECT_EQ(state(), HeartbeatService::State::kNoContact);
+  Guest guest;
+  Open(guest, vmbus::kHeartbeatClass);
+  EXPECT_EQ(state(), HeartbeatService::State::kNoContact);
+  Negotiate(guest, {3, 0});
+  Receive(guest);
+  EXPECT_EQ(guest.frame.type, proto::kHeartbeat);
+  EXPECT_EQ(guest.frame.message, (Version{3, 0}));
+  auto beat = BodyAs<proto::Heartbeat>(guest);
+  ++beat.sequence;
+  SetBody(guest, beat);
+  Answer(guest);
+  AwaitStat(*heartbeat, "answered", 1);
+  EXPECT_EQ(state(), HeartbeatService::State::kOk);
+  // The next comes by itself.
+  Receive(guest);
+  EXPECT_GT(BodyAs<proto::Heartbeat>(guest).sequence, beat.sequence);
+  ASSERT_EQ(guest.channel.Close(connection), Result::kOk);
+  EXPECT_EQ(state(), HeartbeatService::State::kNoContact);
+}
+
+TEST_F(IntegrationTest, ShutdownWaitsForTheGuestsWord) {
+  auto ask = [&](ShutdownService::Kind kind, bool force) {
+    auto promise = std::make_shared<std::promise<absl::Status>>();
+    partition.OnControl([&] {
+      shutdown->Shutdown(kind, force, [promise](absl::Status s) { promise->set_value(s); });
+    });
+    return promise->get_future();
+  };
+  const absl::Status early = ask(ShutdownService::Kind::kPowerOff, false).get();
+  EXPECT_NE(Message(early).find("no driver"), std::string_view::npos);
+  Guest guest;
+  Open(guest, vmbus::kShutdownClass);
+  Negotiate(guest, {3, 2});
+  AwaitReady(*shutdown);
+  auto off = ask(ShutdownService::Kind::kPowerOff, true);
+  auto reboot = ask(ShutdownService::Kind::kReboot, false);  // waits in line
+  Receive(guest);
+  EXPECT_EQ(guest.frame.body_size, 2060);
+  EXPECT_EQ(BodyAs<proto::Shutdown>(guest).flags, proto::kShutdownForce);
+  guest.frame.status = 0;
+  Answer(guest);
+  EXPECT_TRUE(off.get().ok());
+  Receive(guest);
+  EXPECT_EQ(BodyAs<proto::Shutdown>(guest).flags, proto::kShutdownRestart);
+  guest.frame.status = proto::kStatusFail;
+  Answer(guest);
+  EXPECT_NE(Message(reboot.get()).find("0x80004005"), std::string_view::npos);
+  // A guest that goes away leaves nobody waiting.
+  auto last = ask(ShutdownService::Kind::kHibernate, false);
+  Receive(guest);
+  ASSERT_EQ(guest.channel.Close(connection), Result::kOk);
+  EXPECT_FALSE(last.get().ok());
+}
+
+TEST_F(IntegrationTest, TimeIsSetAtTheStartAndOnRequest) {
+  for (const Version version : {Version{4, 0}, Version{3, 0}}) {
+    Guest guest;
+    Open(guest, vmbus::kTimeSyncClass);
+    Negotiate(guest, version);
+    for (int i = 0; i < 2; ++i) {
+      if (i == 1) {
+        bool sent = false;
+        partition.OnControl([&] { sent = time->Sync(); });
+        EXPECT_TRUE(sent);
+      }
+      Receive(guest);
+      const uint64_t now = proto::kUnixEpoch + static_cast<uint64_t>(::time(nullptr)) * 10'000'000;
+      uint64_t host_time = 0;
+      if (version.major == 4) {
+        const auto body = BodyAs<proto::TimeSync>(guest);
+        EXPECT_EQ(guest.body.size(), 24u);
+        EXPECT_EQ(body.flags, proto::kTimeSyncNow);
+        EXPECT_EQ(body.reference_time, 4242u);
+        host_time = body.host_time;
+      } else {
+        const auto body = BodyAs<proto::OldTimeSync>(guest);
+        EXPECT_EQ(guest.body.size(), 25u);
+        EXPECT_EQ(body.flags, proto::kTimeSyncNow);
+        host_time = body.host_time;
+      }
+      EXPECT_LE(now - std::min(now, host_time), 20'000'000u);
+      EXPECT_LE(host_time - std::min(now, host_time), 20'000'000u);
+    }
+    ASSERT_EQ(guest.channel.Close(connection), Result::kOk);
+  }
+  bool sent = true;
+  partition.OnControl([&] { sent = time->Sync(); });
+  EXPECT_FALSE(sent);
+}
+
+TEST_F(IntegrationTest, KeyValuePairsAreListedSetAndDeleted) {
+  Guest guest;
+  Open(guest, vmbus::kKeyValueClass);
+  auto list = [&](uint8_t pool) {
+    auto promise =
+        std::make_shared<std::promise<absl::StatusOr<std::vector<KeyValueService::Pair>>>>();
+    partition.OnControl([&] {
+      key_values->List(pool, [promise](auto pairs) { promise->set_value(std::move(pairs)); });
+    });
+    return promise->get_future();
+  };
+  // No daemon: the negotiation lies unanswered, and the administrator is told.
+  EXPECT_NE(Message(list(2).get().status()).find("hv_kvp_daemon"), std::string_view::npos);
+  Negotiate(guest, {4, 0});
+  AwaitReady(*key_values);
+  auto listed = list(proto::kPoolAuto);
+  const std::vector<KeyValueService::Pair> pairs = {{"OSName", "Debian"}, {"Grüße", "\U0001F600"}};
+  for (uint32_t i = 0; i <= pairs.size(); ++i) {
+    Receive(guest);
+    auto body = BodyAs<proto::KeyValue>(guest);
+    EXPECT_EQ(body.operation, proto::kEnumerate);
+    EXPECT_EQ(body.pool, proto::kPoolAuto);
+    EXPECT_EQ(body.enumerate.index, i);
+    EXPECT_EQ(guest.body.size(), sizeof(body));
+    if (i == pairs.size()) {
+      guest.frame.status = proto::kStatusNoMoreItems;
+    } else {
+      const auto key = ToUtf16(pairs[i].first), value = ToUtf16(pairs[i].second);
+      body.enumerate.value.key_size = static_cast<uint32_t>(key.size());
+      body.enumerate.value.value_size = static_cast<uint32_t>(value.size());
+      std::memcpy(body.enumerate.value.key, key.data(), key.size());
+      std::memcpy(body.enumerate.value.value, value.data(), value.size());
+      SetBody(guest, body);
+    }
+    Answer(guest);
+  }
+  const auto result = listed.get();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(*result, pairs);
+
+  // Lengths that lie.
+  auto lied = list(proto::kPoolGuest);
+  Receive(guest);
+  auto body = BodyAs<proto::KeyValue>(guest);
+  body.enumerate.value.key_size = 513;
+  SetBody(guest, body);
+  Answer(guest);
+  EXPECT_NE(Message(lied.get().status()).find("lengths lie"), std::string_view::npos);
+
+  std::promise<absl::Status> set, removed, empty;
+  partition.OnControl([&] {
+    key_values->Set("a", "b", [&](absl::Status s) { set.set_value(s); });
+    key_values->Delete("a", [&](absl::Status s) { removed.set_value(s); });
+    key_values->Set("", "b", [&](absl::Status s) { empty.set_value(s); });
+  });
+  EXPECT_FALSE(empty.get_future().get().ok());
+  Receive(guest);
+  body = BodyAs<proto::KeyValue>(guest);
+  EXPECT_EQ(body.operation, proto::kSet);
+  EXPECT_EQ(body.value.key_size, 4u);
+  EXPECT_EQ(body.value.value_size, 4u);
+  Answer(guest);
+  EXPECT_TRUE(set.get_future().get().ok());
+  Receive(guest);
+  EXPECT_EQ(BodyAs<proto::KeyValue>(guest).operation, proto::kDelete);
+  Answer(guest);
+  EXPECT_TRUE(removed.get_future().get().ok());
+}
+
+// Answers to nothing, of the wrong kind, too short, with lengths that lie, before their time.
+TEST_F(IntegrationTest, WhatIsNoAnswerIsCountedAndForgotten) {
+  Guest guest;
+  Open(guest, vmbus::kHeartbeatClass);
+  Receive(guest);
+  const proto::Frame negotiation = guest.frame;
+  auto refuse = [&](const char* what, const std::function<void()>& change) {
+    SCOPED_TRACE(what);
+    const uint64_t before = Stat(*heartbeat, "rejected");
+    guest.frame = negotiation;
+    guest.frame.flags = proto::kTransaction | proto::kResponse;
+    guest.body.resize(16);
+    guest.frame.body_size = 16;
+    guest.transaction = 0;
+    change();
+    SendRaw(guest);
+    AwaitStat(*heartbeat, "rejected", before + 1);
+  };
+  refuse("no common version", [&] { std::memset(guest.body.data(), 0, 16); });
+  refuse("versions nobody offered", [&] {
+    const uint16_t words[8] = {1, 1, 0, 0, 3, 0, 9, 9};
+    std::memcpy(guest.body.data(), words, sizeof(words));
+  });
+  refuse("a request, not an answer", [&] { guest.frame.flags = proto::kRequest; });
+  refuse("a body longer than the packet", [&] { guest.frame.body_size = 60000; });
+  refuse("a short negotiation", [&] {
+    guest.body.resize(8);
+    guest.frame.body_size = 8;
+  });
+  refuse("an answer before any version", [&] { guest.frame.type = proto::kHeartbeat; });
+  const uint16_t good[8] = {1, 1, 0, 0, 3, 0, 3, 0};
+  guest.frame = negotiation;
+  guest.body.resize(16);
+  std::memcpy(guest.body.data(), good, sizeof(good));
+  guest.frame.body_size = 16;
+  guest.transaction = 0;
+  Answer(guest);
+  AwaitReady(*heartbeat);
+  refuse("a second negotiation", [&] { std::memcpy(guest.body.data(), good, sizeof(good)); });
+  refuse("another service's message", [&] { guest.frame.type = proto::kShutdown; });
+  refuse("an answer to what was never asked", [&] {
+    guest.frame.type = proto::kHeartbeat;
+    guest.transaction = 1000;
+  });
+  {
+    const uint64_t before = Stat(*heartbeat, "rejected");
+    const std::array<std::byte, 8> tiny{};
+    ASSERT_EQ(guest.channel.writer().Write(vmbus::kPacketInBand, 0, 1, {}, tiny),
+              vmbus::RingStatus::kOk);
+    guest.channel.Commit();
+    AwaitStat(*heartbeat, "rejected", before + 1);
+  }
+  // A storm of answers does not keep the control thread from anything else.
+  guest.frame.flags = proto::kTransaction | proto::kResponse;
+  guest.frame.type = proto::kShutdown;
+  for (int i = 0; i < 100; ++i) SendRaw(guest);
+  partition.OnControl([] {});
+  Receive(guest);
+  EXPECT_EQ(guest.frame.type, proto::kHeartbeat);
+}
+
+TEST(Utf16, TextOfGuestsIsMadeHarmless) {
+  EXPECT_EQ(FromUtf16(ToUtf16("Straße \U0001F600")), "Straße \U0001F600");
+  const std::vector<uint8_t> lone = {0x00, 0xD8, 'a', 0, 0x1B, 0, '[', 0, 7};
+  EXPECT_EQ(FromUtf16(lone), "\uFFFDa[");
+  EXPECT_EQ(FromUtf16({}), "");
+  EXPECT_EQ(FromUtf16(ToUtf16("\xC3")), "\uFFFD");
+  EXPECT_EQ(FromUtf16(ToUtf16("\xFF\xF0\x80")), "\uFFFD\uFFFD\uFFFD");
+}
+
+}  // namespace
+}  // namespace partita::integration

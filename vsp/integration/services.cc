@@ -1,0 +1,295 @@
+#include "vsp/integration/services.h"
+
+#include <time.h>
+
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "base/monotonic.h"
+
+namespace partita::integration {
+namespace {
+
+namespace proto = vmbus::integration;
+using vmbus::ParseGuid;
+
+constexpr uint32_t kBeatMs = 2000;
+constexpr uint64_t kLostAfterNs = 3ull * kBeatMs * 1'000'000;  // three beats without an answer
+constexpr uint32_t kSampleMs = 5000;
+constexpr uint32_t kAnswerMs = 35'000;  // Linux gives its daemon 30 s
+
+template <typename T>
+std::vector<std::byte> BytesOf(const T& value) {
+  const auto bytes = std::as_bytes(std::span(&value, 1));
+  return {bytes.begin(), bytes.end()};
+}
+
+absl::Status StatusOf(const IntegrationService::Answer& answer, const char* refused) {
+  if (!answer.status.ok()) return answer.status;
+  if (answer.guest_status == proto::kStatusOk) return absl::OkStatus();
+  char number[16];
+  snprintf(number, sizeof(number), "%#x", answer.guest_status);
+  return FailedPrecondition(std::string(refused) + " (" + number + ")");
+}
+
+void AppendUtf8(std::string& to, uint32_t code) {
+  auto put = [&to](uint32_t value) { to.push_back(static_cast<char>(value)); };
+  if (code < 0x80) {
+    put(code);
+  } else if (code < 0x800) {
+    put(0xC0 | code >> 6), put(0x80 | (code & 0x3F));
+  } else if (code < 0x10000) {
+    put(0xE0 | code >> 12), put(0x80 | (code >> 6 & 0x3F)), put(0x80 | (code & 0x3F));
+  } else {
+    put(0xF0 | code >> 18), put(0x80 | (code >> 12 & 0x3F)), put(0x80 | (code >> 6 & 0x3F)),
+        put(0x80 | (code & 0x3F));
+  }
+}
+
+constexpr uint32_t kReplacement = 0xFFFD;
+
+// The next code point of UTF-8 at `at`, which moves on.
+uint32_t NextCode(std::string_view text, size_t& at) {
+  const auto first = static_cast<uint8_t>(text[at++]);
+  const int more = first < 0x80    ? 0
+                   : first >= 0xF0 ? 3
+                   : first >= 0xE0 ? 2
+                   : first >= 0xC0 ? 1
+                                   : -1;
+  if (more < 0 || at + static_cast<size_t>(more) > text.size()) return kReplacement;
+  uint32_t code = more == 0 ? first : first & (0x3Fu >> more);
+  for (int i = 0; i < more; ++i) {
+    code = code << 6 | (static_cast<uint8_t>(text[at++]) & 0x3Fu);
+  }
+  return code <= 0x10FFFF ? code : kReplacement;
+}
+
+}  // namespace
+
+std::vector<uint8_t> ToUtf16(std::string_view text) {
+  std::vector<uint8_t> out;
+  auto put = [&out](uint32_t unit) {
+    out.push_back(static_cast<uint8_t>(unit)), out.push_back(static_cast<uint8_t>(unit >> 8));
+  };
+  for (size_t at = 0; at < text.size();) {
+    uint32_t code = NextCode(text, at);
+    if (code >= 0x10000) {
+      code -= 0x10000;
+      put(0xD800 | code >> 10), put(0xDC00 | (code & 0x3FF));
+    } else {
+      put(code);
+    }
+  }
+  put(0);
+  return out;
+}
+
+std::string FromUtf16(std::span<const uint8_t> bytes) {
+  std::string out;
+  auto unit = [&bytes](size_t i) {
+    return static_cast<uint32_t>(bytes[2 * i]) | static_cast<uint32_t>(bytes[2 * i + 1]) << 8;
+  };
+  const size_t units = bytes.size() / 2;
+  for (size_t i = 0; i < units; ++i) {
+    uint32_t code = unit(i);
+    if (code == 0) break;
+    if (code >= 0xD800 && code < 0xDC00 && i + 1 < units && unit(i + 1) >= 0xDC00 &&
+        unit(i + 1) < 0xE000) {
+      code = 0x10000 + ((code & 0x3FF) << 10 | (unit(++i) & 0x3FF));
+    } else if (code >= 0xD800 && code < 0xE000) {
+      code = kReplacement;
+    }
+    if (code < 0x20 || code == 0x7F) continue;
+    AppendUtf8(out, code);
+  }
+  return out;
+}
+
+// --- heartbeat ---
+
+HeartbeatService::HeartbeatService(EventLoop& loop)
+    : IntegrationService(loop, {.name = "heartbeat",
+                                .daemon = nullptr,
+                                .type = vmbus::kHeartbeatClass,
+                                .instance = ParseGuid("fd149e91-82e0-4a7d-afa6-2a4166cbd7c0"),
+                                .message_type = proto::kHeartbeat,
+                                .versions = {{1, 0}, {3, 0}}}) {}
+
+void HeartbeatService::OnReady(Version) {
+  sequence_ = 0;
+  answered_ns_ = MonotonicNs();  // negotiating was a sign of life
+  Beat();
+}
+
+void HeartbeatService::Beat() {
+  ++sequence_;
+  proto::Heartbeat body{};
+  body.sequence = sequence_ * 2;  // the guest's answer is the odd number behind it
+  Tell(std::as_bytes(std::span(&body, 1)));
+  After(kBeatMs, [this] { Beat(); });
+}
+
+void HeartbeatService::OnUnsolicited(std::span<const std::byte> body) {
+  uint64_t sequence = 0;
+  if (body.size() < sizeof(sequence)) return;
+  std::memcpy(&sequence, body.data(), sizeof(sequence));
+  if ((sequence & 1) != 0 && sequence / 2 <= sequence_) answered_ns_ = MonotonicNs();
+}
+
+HeartbeatService::State HeartbeatService::state() const {
+  if (!ready() || answered_ns_ == 0) return State::kNoContact;
+  return MonotonicNs() - answered_ns_ > kLostAfterNs ? State::kLost : State::kOk;
+}
+
+const char* HeartbeatService::state_name() const {
+  switch (state()) {
+    case State::kNoContact:
+      return "No contact";
+    case State::kOk:
+      return "OK";
+    case State::kLost:
+      return "Lost communication";
+  }
+  return "";
+}
+
+// --- shutdown ---
+
+ShutdownService::ShutdownService(EventLoop& loop)
+    : IntegrationService(loop, {.name = "shutdown",
+                                .daemon = nullptr,
+                                .type = vmbus::kShutdownClass,
+                                .instance = ParseGuid("b6650ff7-33bc-4840-8048-e0676786f393"),
+                                .message_type = proto::kShutdown,
+                                .versions = {{1, 0}, {3, 0}, {3, 1}, {3, 2}}}) {}
+
+void ShutdownService::Shutdown(Kind kind, bool force, std::function<void(absl::Status)> done) {
+  proto::Shutdown body{};
+  body.reason = proto::kShutdownPlanned;
+  body.flags =
+      (force ? proto::kShutdownForce : 0) | (kind == Kind::kReboot      ? proto::kShutdownRestart
+                                             : kind == Kind::kHibernate ? proto::kShutdownHibernate
+                                                                        : 0);
+  constexpr uint32_t kWaitMs = 5000;  // the driver itself answers, without any daemon
+  Ask(BytesOf(body), kWaitMs, [done = std::move(done)](const Answer& answer) {
+    done(StatusOf(answer, "the guest refused"));
+  });
+}
+
+// --- time ---
+
+TimeSyncService::TimeSyncService(EventLoop& loop, const Clock& reference)
+    : IntegrationService(loop, {.name = "time synchronisation",
+                                .daemon = nullptr,
+                                .type = vmbus::kTimeSyncClass,
+                                .instance = ParseGuid("2dd1ce17-079e-403c-b352-a1921ee207ee"),
+                                .message_type = proto::kTimeSync,
+                                .versions = {{1, 0}, {3, 0}, {4, 0}}}),
+      reference_(reference) {}
+
+void TimeSyncService::OnReady(Version) {
+  Sync();
+  After(kSampleMs, [this] { Sample(); });
+}
+
+void TimeSyncService::Sample() {
+  SendTime(proto::kTimeSample);
+  After(kSampleMs, [this] { Sample(); });
+}
+
+bool TimeSyncService::SendTime(uint8_t flags) {
+  if (!ready()) return false;
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  const uint64_t host_time = proto::kUnixEpoch + static_cast<uint64_t>(now.tv_sec) * 10'000'000 +
+                             static_cast<uint64_t>(now.tv_nsec) / 100;
+  if (version().major >= 4) {
+    proto::TimeSync body{};
+    body.host_time = host_time;
+    body.reference_time = reference_.ReferenceTime();
+    body.flags = flags;
+    return Tell(std::as_bytes(std::span(&body, 1)));
+  }
+  proto::OldTimeSync body{};
+  body.host_time = host_time;
+  body.flags = flags;
+  return Tell(std::as_bytes(std::span(&body, 1)));
+}
+
+// --- key-value pairs ---
+
+KeyValueService::KeyValueService(EventLoop& loop)
+    : IntegrationService(loop, {.name = "key-value pairs",
+                                .daemon = "hv_kvp_daemon",
+                                .type = vmbus::kKeyValueClass,
+                                .instance = ParseGuid("242ff919-07db-4180-9c2e-b86cb68c8c55"),
+                                .message_type = proto::kKeyValue,
+                                .versions = {{1, 0}, {3, 0}, {4, 0}}}) {}
+
+void KeyValueService::Set(const std::string& key, const std::string& value,
+                          std::function<void(absl::Status)> done) {
+  const std::vector<uint8_t> wide_key = ToUtf16(key), wide_value = ToUtf16(value);
+  if (key.empty() || wide_key.size() > proto::kMaxKey || wide_value.size() > proto::kMaxValue) {
+    return done(InvalidArgument("a key has 1 to 255 characters, a value up to 1023"));
+  }
+  proto::KeyValue body{};
+  body.operation = proto::kSet;
+  body.pool = proto::kPoolExternal;
+  body.value.type = proto::kValueString;
+  body.value.key_size = static_cast<uint32_t>(wide_key.size());
+  body.value.value_size = static_cast<uint32_t>(wide_value.size());
+  std::memcpy(body.value.key, wide_key.data(), wide_key.size());
+  std::memcpy(body.value.value, wide_value.data(), wide_value.size());
+  Ask(BytesOf(body), kAnswerMs, [done = std::move(done)](const Answer& answer) {
+    done(StatusOf(answer, "the guest did not take the pair"));
+  });
+}
+
+void KeyValueService::Delete(const std::string& key, std::function<void(absl::Status)> done) {
+  const std::vector<uint8_t> wide_key = ToUtf16(key);
+  if (key.empty() || wide_key.size() > proto::kMaxKey) {
+    return done(InvalidArgument("a key has 1 to 255 characters"));
+  }
+  proto::KeyValue body{};
+  body.operation = proto::kDelete;
+  body.pool = proto::kPoolExternal;
+  body.remove.key_size = static_cast<uint32_t>(wide_key.size());
+  std::memcpy(body.remove.key, wide_key.data(), wide_key.size());
+  Ask(BytesOf(body), kAnswerMs, [done = std::move(done)](const Answer& answer) {
+    done(StatusOf(answer, "the guest has no such pair"));
+  });
+}
+
+void KeyValueService::List(uint8_t pool, Listed done) { ListFrom(pool, 0, {}, std::move(done)); }
+
+void KeyValueService::ListFrom(uint8_t pool, uint32_t index, std::vector<Pair> so_far,
+                               Listed done) {
+  proto::KeyValue body{};
+  body.operation = proto::kEnumerate;
+  body.pool = pool;
+  body.enumerate.index = index;
+  body.enumerate.value.type = proto::kValueString;
+  Ask(BytesOf(body), kAnswerMs,
+      [this, pool, index, so_far = std::move(so_far),
+       done = std::move(done)](const Answer& answer) mutable {
+        if (!answer.status.ok()) return done(answer.status);
+        if (answer.guest_status == proto::kStatusNoMoreItems || index >= kMaxPairs) {
+          return done(std::move(so_far));
+        }
+        proto::KeyValue reply{};
+        if (answer.guest_status != proto::kStatusOk || answer.body.size() < sizeof(reply)) {
+          return done(StatusOf(answer, "the guest did not list its pairs"));
+        }
+        std::memcpy(&reply, answer.body.data(), sizeof(reply));
+        const proto::Value& value = reply.enumerate.value;
+        if (value.key_size > proto::kMaxKey || value.value_size > proto::kMaxValue) {
+          return done(InvalidArgument("the guest sent a pair whose lengths lie"));
+        }
+        so_far.emplace_back(FromUtf16(std::span(value.key).first(value.key_size)),
+                            FromUtf16(std::span(value.value).first(value.value_size)));
+        ListFrom(pool, index + 1, std::move(so_far), std::move(done));
+      });
+}
+
+}  // namespace partita::integration
