@@ -311,7 +311,7 @@ void Machine::Handle(const control::Request& request, std::function<void(control
     case control::Request::kSyncTime:
       return answer(services_->time.Sync() ? absl::OkStatus() : services_->time.NotReady());
     case control::Request::kKeyValues:
-      return HandleKeyValues(request.key_values(), std::move(reply));
+      return HandleKeyValues(request.key_values(), reply);
     case control::Request::kGetStatus: {
       control::Reply message;
       Describe(message);
@@ -330,7 +330,7 @@ void Machine::Handle(const control::Request& request, std::function<void(control
 }
 
 void Machine::HandleKeyValues(const control::KeyValues& request,
-                              std::function<void(control::Reply)> reply) {
+                              const std::function<void(control::Reply)>& reply) {
   integration::KeyValueService& service = services_->key_values;
   auto answer = [reply](const absl::Status& status) {
     control::Reply message;

@@ -77,7 +77,7 @@ class Machine {
   void ApplyPause();
   void Describe(control::Reply& reply) const;
   void HandleKeyValues(const control::KeyValues& request,
-                       std::function<void(control::Reply)> reply);
+                       const std::function<void(control::Reply)>& reply);
   void Restart();
   // Counters of the partition, SynIC and VMBus that live now.
   void DescribeIncarnation(StatSink& sink) const;

@@ -106,20 +106,22 @@ struct [[gnu::packed]] Value {
   uint8_t value[kMaxValue];
 };
 static_assert(sizeof(Value) == 2572);
+struct [[gnu::packed]] IndexedValue {  // enumerate
+  uint32_t index;
+  Value value;
+};
+struct [[gnu::packed]] Key {  // delete
+  uint32_t size;              // bytes, terminator included
+  uint8_t bytes[kMaxKey];
+};
 struct [[gnu::packed]] KeyValue {
   uint8_t operation;
   uint8_t pool;
   uint16_t reserved;
   union {
     Value value;  // get, set
-    struct [[gnu::packed]] {
-      uint32_t index;
-      Value value;
-    } enumerate;
-    struct [[gnu::packed]] {
-      uint32_t key_size;
-      uint8_t key[kMaxKey];
-    } remove;
+    IndexedValue enumerate;
+    Key remove;
   };
 };
 static_assert(sizeof(KeyValue) == 4 + 4 + 2572);

@@ -182,7 +182,7 @@ TEST_F(IntegrationTest, ShutdownWaitsForTheGuestsWord) {
   auto ask = [&](ShutdownService::Kind kind, bool force) {
     auto promise = std::make_shared<std::promise<absl::Status>>();
     partition.OnControl([&] {
-      shutdown->Shutdown(kind, force, [promise](absl::Status s) { promise->set_value(s); });
+      shutdown->Shutdown(kind, force, [promise](const absl::Status& s) { promise->set_value(s); });
     });
     return promise->get_future();
   };
@@ -299,9 +299,9 @@ TEST_F(IntegrationTest, KeyValuePairsAreListedSetAndDeleted) {
 
   std::promise<absl::Status> set, removed, empty;
   partition.OnControl([&] {
-    key_values->Set("a", "b", [&](absl::Status s) { set.set_value(s); });
-    key_values->Delete("a", [&](absl::Status s) { removed.set_value(s); });
-    key_values->Set("", "b", [&](absl::Status s) { empty.set_value(s); });
+    key_values->Set("a", "b", [&](const absl::Status& s) { set.set_value(s); });
+    key_values->Delete("a", [&](const absl::Status& s) { removed.set_value(s); });
+    key_values->Set("", "b", [&](const absl::Status& s) { empty.set_value(s); });
   });
   EXPECT_FALSE(empty.get_future().get().ok());
   Receive(guest);

@@ -254,8 +254,8 @@ void KeyValueService::Delete(const std::string& key, std::function<void(absl::St
   proto::KeyValue body{};
   body.operation = proto::kDelete;
   body.pool = proto::kPoolExternal;
-  body.remove.key_size = static_cast<uint32_t>(wide_key.size());
-  std::memcpy(body.remove.key, wide_key.data(), wide_key.size());
+  body.remove.size = static_cast<uint32_t>(wide_key.size());
+  std::memcpy(body.remove.bytes, wide_key.data(), wide_key.size());
   Ask(BytesOf(body), kAnswerMs, [done = std::move(done)](const Answer& answer) {
     done(StatusOf(answer, "the guest has no such pair"));
   });
