@@ -282,7 +282,8 @@ void Machine::ApplyPause() {
   services_->time.Sync();  // its clock stood still, as far as the guest can tell
 }
 
-void Machine::Handle(const control::Request& request, std::function<void(control::Reply)> reply) {
+void Machine::Handle(const control::Request& request,
+                     const std::function<void(control::Reply)>& reply) {
   auto answer = [reply](const absl::Status& status) {
     control::Reply message;
     if (!status.ok()) message.set_error(std::string(Message(status)));

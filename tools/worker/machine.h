@@ -37,7 +37,7 @@ class Machine {
   void DescribeTo(StatSink& sink) const;
   // Does what a request says, one of those that are answered; `reply` is called once, perhaps
   // later.
-  void Handle(const control::Request& request, std::function<void(control::Reply)> reply);
+  void Handle(const control::Request& request, const std::function<void(control::Reply)>& reply);
 
  private:
   // The integration services of one incarnation.
