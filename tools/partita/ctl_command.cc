@@ -41,11 +41,15 @@ absl::StatusOr<control::Reply> Ask(const CtlOptions& options) {
   return event.reply();
 }
 
+// In order of their names.
+std::map<std::string, uint64_t> NumbersOf(const control::Reply& reply) {
+  return {reply.numbers().begin(), reply.numbers().end()};
+}
+
 void PrintJson(const control::Reply& reply) {
   nlohmann::ordered_json out = nlohmann::ordered_json::object();
   for (const control::Pair& pair : reply.texts()) out[pair.name()] = pair.value();
-  const std::map<std::string, uint64_t> numbers(reply.numbers().begin(), reply.numbers().end());
-  for (const auto& [name, value] : numbers) out[name] = value;
+  for (const auto& [name, value] : NumbersOf(reply)) out[name] = value;
   printf("%s\n", out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
 }
 
@@ -53,8 +57,7 @@ void PrintText(const control::Reply& reply) {
   for (const control::Pair& pair : reply.texts()) {
     printf("%-34s %s\n", pair.name().c_str(), pair.value().c_str());
   }
-  const std::map<std::string, uint64_t> numbers(reply.numbers().begin(), reply.numbers().end());
-  for (const auto& [name, value] : numbers) {
+  for (const auto& [name, value] : NumbersOf(reply)) {
     printf("%-34s %llu\n", name.c_str(), static_cast<unsigned long long>(value));
   }
 }

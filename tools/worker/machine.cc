@@ -37,6 +37,22 @@ uint32_t UsableCpus() {
   return static_cast<uint32_t>(CPU_COUNT(&set));
 }
 
+void AddText(control::Reply& reply, std::string name, std::string value) {
+  control::Pair* pair = reply.add_texts();
+  pair->set_name(std::move(name));
+  pair->set_value(std::move(value));
+}
+
+// Answers a request with how it ended, and nothing else.
+std::function<void(const absl::Status&)> AnswerWithStatus(
+    const std::function<void(control::Reply)>& reply) {
+  return [reply](const absl::Status& status) {
+    control::Reply message;
+    if (!status.ok()) message.set_error(std::string(Message(status)));
+    reply(std::move(message));
+  };
+}
+
 std::string SerialNumber(const std::string& identity) {
   constexpr char kHex[] = "0123456789abcdef";
   std::string text;
@@ -284,11 +300,7 @@ void Machine::ApplyPause() {
 
 void Machine::Handle(const control::Request& request,
                      const std::function<void(control::Reply)>& reply) {
-  auto answer = [reply](const absl::Status& status) {
-    control::Reply message;
-    if (!status.ok()) message.set_error(std::string(Message(status)));
-    reply(std::move(message));
-  };
+  const auto answer = AnswerWithStatus(reply);
   if (partition_ == nullptr || services_ == nullptr || tearing_down_ || ended_) {
     return answer(Unavailable("the partition is being reset or ends"));
   }
@@ -333,11 +345,7 @@ void Machine::Handle(const control::Request& request,
 void Machine::HandleKeyValues(const control::KeyValues& request,
                               const std::function<void(control::Reply)>& reply) {
   integration::KeyValueService& service = services_->key_values;
-  auto answer = [reply](const absl::Status& status) {
-    control::Reply message;
-    if (!status.ok()) message.set_error(std::string(Message(status)));
-    reply(std::move(message));
-  };
+  const auto answer = AnswerWithStatus(reply);
   switch (request.operation()) {
     case control::KeyValues::SET:
       return service.Set(request.key(), request.value(), answer);
@@ -351,31 +359,23 @@ void Machine::HandleKeyValues(const control::KeyValues& request,
   service.List(static_cast<uint8_t>(request.pool()), [reply, answer](auto pairs) {
     if (!pairs.ok()) return answer(pairs.status());
     control::Reply message;
-    for (auto& [name, value] : *pairs) {
-      control::Pair* pair = message.add_texts();
-      pair->set_name(std::move(name));
-      pair->set_value(std::move(value));
-    }
+    for (auto& [name, value] : *pairs) AddText(message, std::move(name), std::move(value));
     reply(std::move(message));
   });
 }
 
 void Machine::Describe(control::Reply& reply) const {
-  auto add = [&reply](const char* name, std::string value) {
-    control::Pair* pair = reply.add_texts();
-    pair->set_name(name);
-    pair->set_value(std::move(value));
-  };
-  add("name", start_.name());
-  add("state", paused_by_space_ ? "Paused (the host's disk is full)"
-               : paused_        ? "Paused"
-                                : "Running");
-  add("heartbeat", services_->heartbeat.state_name());
+  AddText(reply, "name", start_.name());
+  AddText(reply, "state",
+          paused_by_space_ ? "Paused (the host's disk is full)"
+          : paused_        ? "Paused"
+                           : "Running");
+  AddText(reply, "heartbeat", services_->heartbeat.state_name());
   const uint32_t version = vmbus_->machine().connected() ? vmbus_->machine().version() : 0;
-  add("vmbus", version == 0
-                   ? "none"
-                   : std::to_string(version >> 16) + "." + std::to_string(version & 0xFFFF));
-  add("synic", start_.synic() == control::SYNIC_KERNEL ? "kernel" : "user");
+  AddText(reply, "vmbus",
+          version == 0 ? "none"
+                       : std::to_string(version >> 16) + "." + std::to_string(version & 0xFFFF));
+  AddText(reply, "synic", start_.synic() == control::SYNIC_KERNEL ? "kernel" : "user");
   (*reply.mutable_numbers())["cpus"] = start_.cpus();
   (*reply.mutable_numbers())["memory_bytes"] = start_.memory_bytes();
   (*reply.mutable_numbers())["resets"] = reset_count_;

@@ -77,7 +77,6 @@ class IntegrationService : public vmbus::ChannelDevice {
   [[nodiscard]] Version version() const { return *version_; }
   // Calls `task` after a while unless the channel was closed meanwhile.
   void After(uint32_t milliseconds, std::function<void()> task);
-  [[nodiscard]] EventLoop& loop() { return loop_; }
 
  private:
   struct Waiting {
