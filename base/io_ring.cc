@@ -32,7 +32,7 @@ absl::StatusOr<std::unique_ptr<IoRing>> IoRing::Create(const Options& options) {
   }
   io_uring_restriction& allowed = restrictions.emplace_back();
   allowed.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
-  allowed.sqe_flags = IOSQE_FIXED_FILE;
+  allowed.sqe_flags = IOSQE_FIXED_FILE | (options.links ? IOSQE_IO_HARDLINK : 0);
   io_uring_restriction& required = restrictions.emplace_back();
   required.opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
   required.sqe_flags = IOSQE_FIXED_FILE;

@@ -33,6 +33,7 @@ class IoRing {
     unsigned entries = 512;            // submission slots; completions get four times as many
     std::span<const int> files;        // become fixed files 0..n-1
     std::span<const uint8_t> opcodes;  // IORING_OP_* this ring may run
+    bool links = false;                // hard links between operations are allowed
   };
 
   static absl::StatusOr<std::unique_ptr<IoRing>> Create(const Options& options);
@@ -53,6 +54,8 @@ class IoRing {
   // Runs OnComplete for every completion that is there; returns how many.
   unsigned Reap();
 
+  // Submission slots that are free.
+  [[nodiscard]] unsigned space() { return io_uring_sq_space_left(&ring_); }
   [[nodiscard]] unsigned queued() { return io_uring_sq_ready(&ring_); }
   [[nodiscard]] uint64_t system_calls() const { return system_calls_; }
 

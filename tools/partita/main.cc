@@ -69,6 +69,11 @@ void AddRun(CLI::App& root, RunOptions& o) {
                   "record= keeps every write and flush for a test of power cuts")
       ->take_all()
       ->allow_extra_args(false);
+  run->add_option("--net", o.nets,
+                  "tap=NAME|bridge=NAME|user|none[,mac=XX:..][,queues=N][,vlan=N]; repeat for "
+                  "more\nadapters. user needs no privilege (NAT by passt)")
+      ->take_all()
+      ->allow_extra_args(false);
   run->add_option("--queues", o.queues, "Channels of the SCSI controller (default: one per VP)")
       ->check(CLI::Range(1, 64));
   run->add_option("--synic", o.synic, "SynIC backend")
@@ -93,7 +98,10 @@ void AddRun(CLI::App& root, RunOptions& o) {
                   "The same settings as a JSON file (docs/run-config.md); flags win over it");
   // So that a flag wins over the file, whose settings are put before it.
   for (CLI::Option* option : run->get_options()) {
-    if (option->check_lname("disk") || option->get_name() == "--cpu-affinity") continue;
+    if (option->check_lname("disk") || option->check_lname("net") ||
+        option->get_name() == "--cpu-affinity") {
+      continue;
+    }
     option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   }
   run->footer(

@@ -25,6 +25,7 @@
 #include "tools/partita/host_facts.h"
 #include "tools/partita/identity.h"
 #include "tools/partita/kernel_image.h"
+#include "tools/partita/net_option.h"
 #include "tools/partita/terminal.h"
 #include "tools/partita/unix_socket.h"
 #include "tools/partita/worker_process.h"
@@ -62,6 +63,7 @@ class StartBuilder {
   }
   absl::Status ChooseSynic(const RunOptions& options, int kvm_fd);
   absl::Status OpenConsole(const RunOptions& options, const RunHooks& hooks);
+  absl::Status AddAdapter(const RunOptions& options, const std::string& text);
   std::vector<UniqueFd> owned_;
 };
 
@@ -191,7 +193,40 @@ absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hook
       entry->set_record_fd(Own(std::move(record)));
     }
   }
+  constexpr size_t kMaxAdapters = 8;
+  if (options.nets.size() > kMaxAdapters) {
+    return InvalidArgument("a partition has at most 8 network adapters");
+  }
+  for (const std::string& text : options.nets) RETURN_IF_ERROR(AddAdapter(options, text));
   return OpenConsole(options, hooks);
+}
+
+absl::Status StartBuilder::AddAdapter(const RunOptions& options, const std::string& text) {
+  ASSIGN_OR_RETURN(const NetOption net, ParseNetOption(text));
+  std::string mac = net.mac;
+  if (mac.empty()) {
+    mac = DerivedMac(start.partition_id(), static_cast<size_t>(start.adapters_size()));
+  }
+  for (const control::Adapter& other : start.adapters()) {
+    if (other.mac() == mac) {
+      return InvalidArgument("the address " + MacText(mac) + " is used by two adapters");
+    }
+  }
+  uint32_t queues = net.queues != 0 ? std::min(net.queues, options.cpus) : options.cpus;
+  ASSIGN_OR_RETURN(std::vector<UniqueFd> fds, OpenNet(net, &queues));
+  control::Adapter* adapter = start.add_adapters();
+  using Kind = NetOption::Kind;
+  adapter->set_kind(net.kind == Kind::kTap || net.kind == Kind::kBridge ? control::Adapter::TAP
+                    : net.kind == Kind::kUser                           ? control::Adapter::STREAM
+                    : net.kind == Kind::kNull     ? control::Adapter::NULL_WIRE
+                    : net.kind == Kind::kLoopback ? control::Adapter::LOOPBACK
+                                                  : control::Adapter::UNPLUGGED);
+  for (UniqueFd& fd : fds) adapter->add_fds(Own(std::move(fd)));
+  adapter->set_mac(mac);
+  adapter->set_queues(queues);
+  adapter->set_vlan(net.vlan);
+  adapter->set_name("--net " + text);
+  return absl::OkStatus();
 }
 
 // Relays between the worker, the console and the user until the worker reports its end.

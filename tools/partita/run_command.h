@@ -20,6 +20,7 @@ struct RunOptions {
   std::string memory = "512M";
   uint32_t cpus = 1;
   std::vector<std::string> disks;
+  std::vector<std::string> nets;
   std::string synic = "auto";
   bool synthetic_timers = false;
   std::string serial = "stdio";

@@ -12,18 +12,19 @@
 namespace partita {
 namespace {
 
-enum class Kind : uint8_t { kText, kNumber, kSwitch, kNumbers, kDisks };
+enum class Kind : uint8_t { kText, kNumber, kSwitch, kNumbers, kDisks, kTexts };
 struct Key {
   const char* name;  // of the key and of the flag
   Kind kind;
 };
-constexpr std::array<Key, 17> kKeys = {{{"kernel", Kind::kText},
+constexpr std::array<Key, 18> kKeys = {{{"kernel", Kind::kText},
                                         {"initrd", Kind::kText},
                                         {"cmdline", Kind::kText},
                                         {"name", Kind::kText},
                                         {"memory", Kind::kText},
                                         {"cpus", Kind::kNumber},
                                         {"disk", Kind::kDisks},
+                                        {"net", Kind::kTexts},
                                         {"queues", Kind::kNumber},
                                         {"synic", Kind::kText},
                                         {"stimer", Kind::kSwitch},
@@ -98,6 +99,13 @@ absl::Status AddArguments(const Key& key, const nlohmann::json& value,
       if (!joined.empty()) out.push_back(flag + joined);
       break;
     }
+    case Kind::kTexts:
+      if (!value.is_array()) return WrongType(name, "a list of texts");
+      for (const auto& item : value) {
+        if (!item.is_string()) return WrongType(name, "a list of texts");
+        out.push_back(flag + item.get<std::string>());
+      }
+      break;
     case Kind::kDisks:
       if (!value.is_array()) return WrongType(name, "a list of texts or objects");
       for (const auto& item : value) {

@@ -29,6 +29,9 @@ vmbus::Guid DeviceInstance(const std::string& partition_id, uint8_t device) {
   return guid;
 }
 
+// Positions of devices in the instance GUIDs: the SCSI controller is 1.
+constexpr uint8_t kFirstAdapter = 0x40;
+
 // CPUs this process may run on.
 uint32_t UsableCpus() {
   cpu_set_t set;
@@ -124,6 +127,48 @@ absl::Status Machine::OpenDisks() {
   return absl::OkStatus();
 }
 
+absl::Status Machine::OpenAdapters() {
+  for (const control::Adapter& adapter : start_.adapters()) {
+    std::vector<UniqueFd> fds;
+    for (const int32_t index : adapter.fds()) {
+      fds.emplace_back(fcntl(Descriptor(index), F_DUPFD_CLOEXEC, 0));
+    }
+    absl::StatusOr<std::unique_ptr<network::NetBackend>> made =
+        InvalidArgument("an adapter without a descriptor");
+    switch (adapter.kind()) {
+      case control::Adapter::TAP:
+        made = network::MakeTapBackend(std::move(fds));
+        break;
+      case control::Adapter::STREAM:
+        if (!fds.empty()) made = network::MakeStreamBackend(std::move(fds[0]));
+        break;
+      case control::Adapter::LOOPBACK:
+        made = network::MakeLoopbackBackend(std::max(1u, adapter.queues()));
+        break;
+      default:
+        made = network::MakeNullBackend(std::max(1u, adapter.queues()));
+        break;
+    }
+    if (!made.ok()) {
+      return absl::Status(made.status().code(),
+                          AbslView(adapter.name() + ": " + std::string(Message(made.status()))));
+    }
+    network::NetworkVsp::Options options;
+    const auto position = static_cast<uint8_t>(kFirstAdapter + adapters_.size());
+    options.instance = DeviceInstance(start_.partition_id(), position);
+    std::memcpy(options.mac.data(), adapter.mac().data(),
+                std::min(adapter.mac().size(), options.mac.size()));
+    options.queues = std::clamp(adapter.queues(), 1u, (*made)->properties().queues);
+    options.vlan = static_cast<uint16_t>(adapter.vlan());
+    options.shares_cpus = UsableCpus() <= start_.cpus();
+    options.name = adapter.name();
+    adapters_.push_back(
+        std::make_unique<network::NetworkVsp>(std::move(options), *std::move(made)));
+    if (adapter.kind() == control::Adapter::UNPLUGGED) adapters_.back()->SetLink(false);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Machine::Start() {
   if (start_.cpus() == 0 || start_.cpus() > machine::kMaxVps) {
     return InvalidArgument("a partition has 1 to 64 virtual processors");
@@ -133,6 +178,7 @@ absl::Status Machine::Start() {
                                                                        : PageKind::kSmall;
   ASSIGN_OR_RETURN(ram_, GuestRam::Create(start_.memory_bytes(), kind));
   RETURN_IF_ERROR(OpenDisks());
+  RETURN_IF_ERROR(OpenAdapters());
   return Build();
 }
 
@@ -179,6 +225,10 @@ absl::Status Machine::Build() {
   relay_ = std::make_unique<MessageRelay>(*vmbus_);
   storage_->Connect(*vmbus_);
   if (vmbus_->AddDevice(*storage_) == 0) return Internal("no channel for the SCSI controller");
+  for (const auto& adapter : adapters_) {
+    adapter->Connect(*vmbus_);
+    if (vmbus_->AddDevice(*adapter) == 0) return Internal("no channel for a network adapter");
+  }
   services_ = std::make_unique<Services>(loop_, partition_->clock());
   for (integration::IntegrationService* service : services_->all()) {
     if (vmbus_->AddDevice(*service) == 0) return Internal("no channel for a service");
@@ -398,6 +448,7 @@ void Machine::DescribeTo(StatSink& sink) const {
   for (const auto& [name, value] : retired_.values()) sink.Add(name, value);
   DescribeIncarnation(sink);
   if (storage_ != nullptr) storage_->DescribeTo(sink);
+  for (const auto& adapter : adapters_) adapter->DescribeTo(sink);
   sink.Add("machine.resets", reset_count_);
   sink.Add("machine.first_entry_us", first_entry_us_);
   if (ram_ != nullptr) sink.Add("memory.allocated_bytes", ram_->AllocatedBytes());

@@ -17,6 +17,7 @@
 #include "tools/worker/console.h"
 #include "vmbus/server/vmbus_server.h"
 #include "vsp/integration/services.h"
+#include "vsp/network/network_vsp.h"
 #include "vsp/storage/storage_vsp.h"
 
 namespace partita {
@@ -67,6 +68,7 @@ class Machine {
   };
 
   absl::Status OpenDisks();
+  absl::Status OpenAdapters();
   absl::Status Build();
   // Tears the incarnation down in order, then calls `then`.
   void TearDown(std::function<void()> then);
@@ -90,6 +92,7 @@ class Machine {
   Console console_;
   std::unique_ptr<GuestRam> ram_;
   std::unique_ptr<storage::StorageVsp> storage_;
+  std::vector<std::unique_ptr<network::NetworkVsp>> adapters_;
   // One incarnation; destroyed in reverse order.
   std::unique_ptr<Partition> partition_;
   std::unique_ptr<Synic> synic_;

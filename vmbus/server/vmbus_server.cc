@@ -36,6 +36,13 @@ void VmbusServer::RequestSubChannels(uint32_t primary_relid, uint32_t count) {
   });
 }
 
+void VmbusServer::FindGpadl(uint32_t relid, uint32_t handle,
+                            std::function<void(std::shared_ptr<const Gpadl>)> found) {
+  PostIfAlive([this, relid, handle, found = std::move(found)] {
+    found(machine_.FindGpadl(relid, handle));
+  });
+}
+
 hv::Status VmbusServer::OnGuestMessage(uint32_t connection_id, uint32_t /*type*/,
                                        std::span<const std::byte> payload) {
   if (connection_id != kMessageConnection && connection_id != kMessageConnection5) {

@@ -1,8 +1,8 @@
 // The parent's VMBus: the state machine inside a thin shell that owns the queue from the VPs, the
 // rings and doorbells of open channels, and the devices.
 //
-// Everything runs on the control thread, except OnGuestMessage (VP threads), RequestSubChannels and
-// the completion callbacks handed to devices, which may come from any thread.
+// Everything runs on the control thread, except OnGuestMessage (VP threads), RequestSubChannels,
+// FindGpadl and the completion callbacks handed to devices, which may come from any thread.
 #ifndef PARTITA_VMBUS_SERVER_VMBUS_SERVER_H_
 #define PARTITA_VMBUS_SERVER_VMBUS_SERVER_H_
 
@@ -45,6 +45,9 @@ class VmbusServer : public ChannelActions {
   // `device` outlives the server. 0 when no relid is free.
   uint32_t AddDevice(ChannelDevice& device);
   void RequestSubChannels(uint32_t primary_relid, uint32_t count);
+  // Looks a complete GPADL up and calls `found` on the control thread; null if there is none.
+  void FindGpadl(uint32_t relid, uint32_t handle,
+                 std::function<void(std::shared_ptr<const Gpadl>)> found);
 
   // HvPostMessage. Bounded: a guest that posts faster than we handle is asked to try again.
   hv::Status OnGuestMessage(uint32_t connection_id, uint32_t type,

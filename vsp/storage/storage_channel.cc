@@ -1,7 +1,6 @@
 #include "vsp/storage/storage_channel.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <cstring>
@@ -29,7 +28,8 @@ StorageChannel::StorageChannel(StorageVsp& controller,
       counters_(controller.counters()),
       channel_(std::move(channel)),
       primary_(primary),
-      stop_event_(std::move(stop)) {}
+      stop_event_(std::move(stop)),
+      scheduling_(controller.options().shares_cpus) {}
 
 absl::StatusOr<std::unique_ptr<StorageChannel>> StorageChannel::Start(
     StorageVsp& controller, std::shared_ptr<vmbus::ServerChannel> channel, uint32_t primary) {
@@ -94,7 +94,7 @@ void StorageChannel::ArmRead(DoorbellOp& op, int fixed_file) {
 
 void StorageChannel::ThreadMain() {
   pthread_setname_np(pthread_self(), ("stor" + std::to_string(channel_->identity().relid)).c_str());
-  if (controller_.options().shares_cpus) SetGathering(true);
+  scheduling_.Start();
   if (const absl::Status enabled = ring_->Enable(); !enabled.ok()) {
     Log(Message(enabled));
     ring_open_ = false;
@@ -120,7 +120,7 @@ void StorageChannel::ThreadMain() {
     }
     const bool can_read = ring_open_ && !stopping_ && resets_.empty() &&
                           (!free_.empty() || requests_.size() < kRequestsPerChannel);
-    AdaptToBurst(std::exchange(packets_of_wake_, 0));
+    scheduling_.AfterWake(std::exchange(packets_of_wake_, 0));
     const unsigned wait = can_read && channel_->UnmaskDoorbell() ? 0 : 1;
     counters_.loop_wakes.Add();
     Check(ring_->Submit(wait, parked_.empty() ? 0 : kSpaceRetryNs));
@@ -136,31 +136,6 @@ void StorageChannel::ThreadMain() {
   done_();
 }
 
-// A batch thread does not preempt at wake-up: a doorbell of a guest that shares this CPU does not
-// interrupt the guest's burst; the loop runs when the VP halts or its slice ends, and finds all of
-// it. A guest with one command at a time gains nothing by that: preempted at its doorbell, it finds
-// the answer when it goes on and need not halt.
-void StorageChannel::SetGathering(bool gather) {
-  const sched_param none{};
-  pthread_setschedparam(pthread_self(), gather ? SCHED_BATCH : SCHED_OTHER, &none);
-  gathering_ = gather;
-}
-
-void StorageChannel::AdaptToBurst(uint32_t packets) {
-  constexpr uint32_t kLoneWakes = 4;   // in a row: this guest has one command at a time
-  constexpr uint32_t kLeftAlone = 64;  // wakes until gathering is tried again
-  if (!controller_.options().shares_cpus || packets == 0) return;
-  if (!gathering_) {
-    if (packets > 1 || --until_gathering_ == 0) SetGathering(true);
-    lone_wakes_ = 0;
-  } else if (packets > 1) {
-    lone_wakes_ = 0;
-  } else if (++lone_wakes_ >= kLoneWakes) {
-    SetGathering(false);
-    until_gathering_ = kLeftAlone;
-  }
-}
-
 void StorageChannel::Check(int result) {
   if (result >= 0) return;
   LogLimited("storage loop: io_uring failed: " + std::string(strerror(-result)));
@@ -170,7 +145,7 @@ bool StorageChannel::DrainRing() {
   // Few at a time: what the page cache answers at once is published while the guest still works on
   // the batch before, so that both sides run at the same time instead of in turns.
   // While gathering there is nothing to overlap.
-  const int batch = gathering_ ? 64 : 8;
+  const int batch = scheduling_.gathering() ? 64 : 8;
   vmbus::Packet packet;
   for (int i = 0; i < batch; ++i) {
     if (free_.empty() && requests_.size() >= kRequestsPerChannel) return false;

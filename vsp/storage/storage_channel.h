@@ -15,6 +15,7 @@
 #include "base/io_ring.h"
 #include "vmbus/protocol/storage_protocol.h"
 #include "vmbus/server/server_channel.h"
+#include "vsp/burst_scheduling.h"
 #include "vsp/storage/storage_vsp.h"
 
 namespace partita::storage {
@@ -70,9 +71,6 @@ class StorageChannel final : public BlockOwner {
   void ThreadMain();
   void ArmRead(DoorbellOp& op, int fixed_file);
   static void Check(int result);
-  // How the loop is scheduled beside a VP that shares its CPU; told the packets of the last wake.
-  void AdaptToBurst(uint32_t packets);
-  void SetGathering(bool gather);
   // Reads packets while requests are free; false when the ring is empty or broken.
   bool DrainRing();
   void HandlePacket(const vmbus::Packet& packet);
@@ -118,9 +116,7 @@ class StorageChannel final : public BlockOwner {
   std::atomic<bool> stop_requested_ = false;
   bool stopping_ = false;
   bool doorbell_armed_ = false;
-  bool gathering_ = false;
-  uint32_t lone_wakes_ = 0;       // in a row, that found one packet
-  uint32_t until_gathering_ = 0;  // wakes
+  BurstScheduling scheduling_;
   uint32_t packets_of_wake_ = 0;
   std::vector<uint64_t> resets_;  // transactions waiting for in-flight commands to end
   DoorbellOp doorbell_op_{*this, false};

@@ -1,0 +1,253 @@
+#include "tools/partita/net_option.h"
+
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <linux/sockios.h>
+#include <net/if.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+
+#include "tools/partita/identity.h"
+
+extern char** environ;
+
+namespace partita {
+namespace {
+
+absl::StatusOr<std::string> ParseMac(std::string_view text) {
+  std::array<unsigned, 6> parts{};
+  char separators[5] = {}, rest = 0;
+  const std::string copy(text);
+  const int got = sscanf(copy.c_str(), "%2x%c%2x%c%2x%c%2x%c%2x%c%2x%c", parts.data(), separators,
+                         &parts[1], &separators[1], &parts[2], &separators[2], &parts[3],
+                         &separators[3], &parts[4], &separators[4], &parts[5], &rest);
+  const bool separated = std::all_of(std::begin(separators), std::end(separators), [&](char c) {
+    return (c == ':' || c == '-') && c == separators[0];
+  });
+  if (got != 11 || !separated || text.size() != 17) {
+    return InvalidArgument("mac= takes six pairs of hexadecimal digits, as in 00:15:5d:00:00:01");
+  }
+  std::string mac;
+  for (const unsigned part : parts) mac.push_back(static_cast<char>(part));
+  if ((parts[0] & 1) != 0) return InvalidArgument("mac=" + copy + " is a group address");
+  if (mac == std::string(6, '\0')) return InvalidArgument("mac=" + copy + " is no address");
+  return mac;
+}
+
+absl::StatusOr<uint32_t> ParseNumber(std::string_view text, const char* what, uint32_t most) {
+  uint32_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value == 0 || value > most) {
+    return InvalidArgument(std::string(what) + "= takes a number from 1 to " +
+                           std::to_string(most));
+  }
+  return value;
+}
+
+absl::StatusOr<ifreq> RequestFor(const std::string& name) {
+  ifreq request{};
+  if (name.size() >= sizeof(request.ifr_name)) {
+    return InvalidArgument("'" + name + "' is too long for the name of an interface");
+  }
+  std::memcpy(request.ifr_name, name.data(), name.size());
+  return request;
+}
+
+// Why an interface cannot be used, in words.
+absl::Status InterfaceError(const std::string& what) {
+  if (errno == EPERM || errno == EACCES) {
+    return absl::Status(absl::StatusCode::kPermissionDenied,
+                        AbslView(what + ": this needs CAP_NET_ADMIN (or --net user)"));
+  }
+  return SystemError(what);
+}
+
+// One queue of a TAP. `request` names it; the kernel may fill a name in.
+absl::StatusOr<UniqueFd> OpenQueue(ifreq& request, short more_flags) {
+  UniqueFd fd(open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  if (!fd.valid()) return SystemError("opening /dev/net/tun (is the tun module loaded?)");
+  request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | more_flags);
+  if (ioctl(fd.get(), TUNSETIFF, &request) != 0) {
+    return InterfaceError(std::string("TAP ") + request.ifr_name);
+  }
+  return fd;
+}
+
+absl::StatusOr<std::vector<UniqueFd>> OpenQueues(ifreq& request, uint32_t* queues) {
+  std::vector<UniqueFd> fds;
+  const ifreq original = request;
+  auto first = OpenQueue(request, IFF_MULTI_QUEUE);
+  if (!first.ok() && errno == EINVAL) {  // a persistent TAP made with one queue
+    request = original;
+    first = OpenQueue(request, 0);
+    *queues = 1;
+  }
+  if (!first.ok()) {
+    if (errno == EBUSY) {
+      return FailedPrecondition(std::string("TAP ") + original.ifr_name + " is in use");
+    }
+    return first.status();
+  }
+  fds.push_back(*std::move(first));
+  while (fds.size() < *queues) {
+    ASSIGN_OR_RETURN(UniqueFd fd, OpenQueue(request, IFF_MULTI_QUEUE));
+    fds.push_back(std::move(fd));
+  }
+  return fds;
+}
+
+absl::StatusOr<std::vector<UniqueFd>> OpenTap(const NetOption& option, uint32_t* queues) {
+  ASSIGN_OR_RETURN(ifreq request, RequestFor(option.name));
+  if (if_nametoindex(option.name.c_str()) == 0) {
+    return absl::Status(absl::StatusCode::kNotFound,
+                        AbslView("there is no TAP '" + option.name +
+                                 "' (ip tuntap add dev " + option.name +
+                                 " mode tap multi_queue vnet_hdr makes one; --net bridge=NAME makes "
+                                 "its own)"));
+  }
+  return OpenQueues(request, queues);
+}
+
+absl::StatusOr<std::vector<UniqueFd>> OpenOnBridge(const NetOption& option, uint32_t* queues) {
+  ASSIGN_OR_RETURN(ifreq bridge, RequestFor(option.name));
+  struct stat info {};
+  if (if_nametoindex(option.name.c_str()) == 0) {
+    return absl::Status(absl::StatusCode::kNotFound,
+                        AbslView("there is no bridge '" + option.name + "'"));
+  }
+  if (stat(("/sys/class/net/" + option.name + "/bridge").c_str(), &info) != 0) {
+    return InvalidArgument("'" + option.name + "' is not a bridge");
+  }
+  ASSIGN_OR_RETURN(ifreq request, RequestFor("partita%d"));
+  ASSIGN_OR_RETURN(std::vector<UniqueFd> fds, OpenQueues(request, queues));
+  const UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  bridge.ifr_ifindex = static_cast<int>(if_nametoindex(request.ifr_name));
+  if (ioctl(socket.get(), SIOCBRADDIF, &bridge) != 0) {
+    return InterfaceError("adding a port to the bridge " + option.name);
+  }
+  if (ioctl(socket.get(), SIOCGIFFLAGS, &request) != 0) return InterfaceError("a new TAP");
+  request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
+  if (ioctl(socket.get(), SIOCSIFFLAGS, &request) != 0) return InterfaceError("a new TAP");
+  return fds;
+}
+
+absl::StatusOr<std::vector<UniqueFd>> OpenUser() {
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+    return SystemError("creating passt's socket pair");
+  }
+  UniqueFd ours(ends[0]), theirs(ends[1]);
+  constexpr int kTheirs = 3;
+  // A second fork inside passt puts it into the background, so the child that is waited for here has
+  // said whether it could start.
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, theirs.get(), kTheirs);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t none;
+  sigemptyset(&none);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  const char* arguments[] = {"passt", "--fd", "3", "--quiet", nullptr};
+  pid_t pid = 0;
+  const int error = posix_spawnp(&pid, "passt", &actions, &attributes,
+                                 const_cast<char* const*>(arguments), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
+  if (error == ENOENT) return FailedPrecondition("--net user needs the program passt");
+  if (error != 0) return SystemError("starting passt", error);
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    return FailedPrecondition("passt did not start (its own message is above)");
+  }
+  std::vector<UniqueFd> fds;
+  fds.push_back(std::move(ours));
+  return fds;
+}
+
+}  // namespace
+
+absl::StatusOr<NetOption> ParseNetOption(std::string_view text) {
+  NetOption option;
+  size_t at = text.find(',');
+  const std::string_view what = text.substr(0, at);
+  using Kind = NetOption::Kind;
+  if (what.starts_with("tap=") && what.size() > 4) {
+    option.kind = Kind::kTap;
+    option.name = what.substr(4);
+  } else if (what.starts_with("bridge=") && what.size() > 7) {
+    option.kind = Kind::kBridge;
+    option.name = what.substr(7);
+  } else if (what == "user") {
+    option.kind = Kind::kUser;
+  } else if (what == "none") {
+    option.kind = Kind::kNone;
+  } else if (what == "null") {
+    option.kind = Kind::kNull;
+  } else if (what == "loopback") {
+    option.kind = Kind::kLoopback;
+  } else {
+    return InvalidArgument("--net takes tap=NAME, bridge=NAME, user or none, not '" +
+                           std::string(what) + "'");
+  }
+  while (at != std::string_view::npos) {
+    const size_t next = text.find(',', at + 1);
+    const std::string_view word =
+        text.substr(at + 1, next == std::string_view::npos ? next : next - at - 1);
+    at = next;
+    if (word.starts_with("mac=")) {
+      ASSIGN_OR_RETURN(option.mac, ParseMac(word.substr(4)));
+    } else if (word.starts_with("queues=")) {
+      ASSIGN_OR_RETURN(option.queues, ParseNumber(word.substr(7), "queues", 64));
+    } else if (word.starts_with("vlan=")) {
+      ASSIGN_OR_RETURN(const uint32_t vlan, ParseNumber(word.substr(5), "vlan", 4094));
+      option.vlan = static_cast<uint16_t>(vlan);
+    } else {
+      return InvalidArgument("--net does not know '" + std::string(word) +
+                             "'; it takes mac=, queues= and vlan=");
+    }
+  }
+  return option;
+}
+
+absl::StatusOr<std::vector<UniqueFd>> OpenNet(const NetOption& option, uint32_t* queues) {
+  switch (option.kind) {
+    case NetOption::Kind::kTap:
+      return OpenTap(option, queues);
+    case NetOption::Kind::kBridge:
+      return OpenOnBridge(option, queues);
+    case NetOption::Kind::kUser:
+      *queues = 1;
+      return OpenUser();
+    default:
+      return std::vector<UniqueFd>();
+  }
+}
+
+std::string DerivedMac(std::string_view partition_id, size_t index) {
+  const std::string hash =
+      StableIdentity(std::string(partition_id) + " adapter " + std::to_string(index));
+  return std::string("\x00\x15\x5d", 3) + hash.substr(0, 3);
+}
+
+std::string MacText(std::string_view mac) {
+  char text[18] = {};
+  if (mac.size() != 6) return "";
+  const auto* b = reinterpret_cast<const uint8_t*>(mac.data());
+  snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3], b[4], b[5]);
+  return text;
+}
+
+}  // namespace partita

@@ -1,0 +1,475 @@
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <utility>
+
+#include "base/log.h"
+#include "vsp/network/net_backend.h"
+#include "vsp/network/offload.h"
+
+namespace partita::network {
+namespace {
+
+// An asynchronous cancel of one operation; its own completion says nothing of interest.
+struct CancelOp final : IoRing::Op {
+  bool pending = false;
+  void OnComplete(int32_t, uint32_t) override { pending = false; }
+  void Start(IoRing& ring, IoRing::Op* target) {
+    io_uring_sqe* sqe = ring.Prepare(this);
+    if (sqe == nullptr) return;
+    pending = true;
+    sqe->opcode = IORING_OP_ASYNC_CANCEL;
+    sqe->fd = -1;
+    sqe->addr = reinterpret_cast<uintptr_t>(target);
+  }
+};
+
+// --- TAP ---
+
+class TapQueue final : public NetQueue {
+ public:
+  // Reads in one chain. A chain is linked, so that one of them waits for a frame and the rest follow
+  // without a system call or a wait of their own.
+  static constexpr size_t kChain = 32;
+
+  TapQueue(FrameOwner& owner, IoRing& ring, int fixed, int fd)
+      : owner_(owner), ring_(ring), fixed_(fixed), fd_(fd) {}
+
+  void Send(TransmitFrame& frame) override {
+    SendOp* op = TakeSendOp();
+    op->frame = &frame;
+    ++sends_;
+    frame.iovecs[0] = {&frame.header, sizeof(frame.header)};
+    io_uring_sqe* sqe = ring_.Prepare(op);
+    if (sqe == nullptr) return op->OnComplete(-ENOBUFS, 0);
+    sqe->opcode = IORING_OP_WRITEV;
+    sqe->fd = fixed_;
+    sqe->addr = reinterpret_cast<uintptr_t>(frame.iovecs.data());
+    sqe->len = static_cast<uint32_t>(frame.iovecs.size());
+    sqe->off = UINT64_MAX;
+  }
+
+  void PostReceives() override {
+    if (reads_ != 0 || cancelled_) return;
+    std::array<io_uring_sqe*, kChain> chain{};
+    size_t count = 0;
+    // A chain must not be cut in two by a submission in between.
+    if (ring_.space() < kChain) ring_.Submit(0);
+    while (count < kChain) {
+      ReceiveSlot* slot = owner_.TakeSlot();
+      if (slot == nullptr) break;
+      ReadOp& op = read_ops_[count];
+      op.queue = this;
+      op.slot = slot;
+      slot->iovecs[0] = {&slot->header, sizeof(slot->header)};
+      io_uring_sqe* sqe = ring_.Prepare(&op);
+      if (sqe == nullptr) {
+        owner_.OnReceived(*slot, 0);
+        break;
+      }
+      sqe->opcode = IORING_OP_READV;
+      sqe->fd = fixed_;
+      sqe->addr = reinterpret_cast<uintptr_t>(slot->iovecs.data());
+      sqe->len = static_cast<uint32_t>(slot->iovecs.size());
+      sqe->off = UINT64_MAX;
+      chain[count++] = sqe;
+    }
+    // Hard, because a frame shorter than its slot would break a soft link.
+    for (size_t i = 0; i + 1 < count; ++i) chain[i]->flags |= IOSQE_IO_HARDLINK;
+    reads_ = count;
+  }
+
+  void Cancel() override {
+    cancelled_ = true;
+    CancelReceives();
+  }
+  void CancelReceives() override {
+    for (size_t i = 0; i < kChain; ++i) {
+      if (read_ops_[i].slot != nullptr && !cancels_[i].pending) {
+        cancels_[i].Start(ring_, &read_ops_[i]);
+      }
+    }
+  }
+  [[nodiscard]] bool Idle() const override {
+    return sends_ == 0 && reads_ == 0 &&
+           std::none_of(cancels_.begin(), cancels_.end(), [](const auto& c) { return c.pending; });
+  }
+
+  void SetCoalesced(bool coalesced) override {
+    // A guest that takes no coalesced frames may be passing them on to others: then the kernel
+    // finishes checksums too.
+    const unsigned offload =
+        coalesced ? TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN : 0u;
+    if (ioctl(fd_, TUNSETOFFLOAD, offload) != 0) {
+      LogLimited("network: the TAP does not take its offloads: " + std::string(strerror(errno)));
+    }
+  }
+
+ private:
+  struct SendOp final : IoRing::Op {
+    explicit SendOp(TapQueue& q) : queue(q) {}
+    void OnComplete(int32_t result, uint32_t) override {
+      TransmitFrame& sent = *std::exchange(frame, nullptr);
+      --queue.sends_;
+      queue.free_sends_.push_back(this);
+      queue.owner_.OnSent(sent, result >= 0);
+    }
+    TapQueue& queue;
+    TransmitFrame* frame = nullptr;
+  };
+  struct ReadOp final : IoRing::Op {
+    void OnComplete(int32_t result, uint32_t) override {
+      ReceiveSlot& filled = *std::exchange(slot, nullptr);
+      --queue->reads_;
+      constexpr int32_t kHeader = sizeof(VnetHeader);
+      queue->owner_.OnReceived(filled,
+                               result > kHeader ? static_cast<uint32_t>(result - kHeader) : 0);
+    }
+    TapQueue* queue = nullptr;
+    ReceiveSlot* slot = nullptr;
+  };
+  SendOp* TakeSendOp() {
+    if (free_sends_.empty()) {
+      send_ops_.push_back(std::make_unique<SendOp>(*this));
+      return send_ops_.back().get();
+    }
+    SendOp* op = free_sends_.back();
+    free_sends_.pop_back();
+    return op;
+  }
+
+  FrameOwner& owner_;
+  IoRing& ring_;
+  const int fixed_, fd_;
+  std::vector<std::unique_ptr<SendOp>> send_ops_;
+  std::vector<SendOp*> free_sends_;
+  std::array<ReadOp, kChain> read_ops_;
+  std::array<CancelOp, kChain> cancels_;
+  size_t sends_ = 0, reads_ = 0;
+  bool cancelled_ = false;
+};
+
+class TapBackend final : public NetBackend {
+ public:
+  explicit TapBackend(std::vector<UniqueFd> queues) : queues_(std::move(queues)) {
+    properties_ = {.queues = static_cast<uint32_t>(queues_.size()),
+                   .checksum = true,
+                   .large_send = true,
+                   .coalesced = true};
+  }
+  [[nodiscard]] const NetProperties& properties() const override { return properties_; }
+  [[nodiscard]] std::vector<int> files(uint32_t index) const override {
+    return {queues_[index].get()};
+  }
+  [[nodiscard]] std::vector<uint8_t> opcodes() const override {
+    return {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_ASYNC_CANCEL};
+  }
+  absl::StatusOr<std::unique_ptr<NetQueue>> OpenQueue(FrameOwner& owner, IoRing& ring,
+                                                      uint32_t index, int first) override {
+    return std::make_unique<TapQueue>(owner, ring, first, queues_[index].get());
+  }
+
+ private:
+  std::vector<UniqueFd> queues_;
+  NetProperties properties_;
+};
+
+// --- a stream of frames ---
+
+class StreamQueue final : public NetQueue {
+ public:
+  static constexpr size_t kReadBytes = 256 << 10;
+  static constexpr size_t kMaxQueued = 1024;  // frames; more are dropped, as on a full wire
+  StreamQueue(FrameOwner& owner, IoRing& ring, int fixed)
+      : owner_(owner), ring_(ring), fixed_(fixed), buffer_(kReadBytes) {}
+
+  void Send(TransmitFrame& frame) override {
+    if (broken_ || cancelled_ || waiting_.size() >= kMaxQueued) return owner_.OnSent(frame, false);
+    waiting_.push_back(&frame);
+    if (write_.frames.empty()) StartWrite();
+  }
+
+  void PostReceives() override {
+    Deliver();
+    if (read_.pending || broken_ || cancelled_ || filled_ == buffer_.size()) return;
+    io_uring_sqe* sqe = ring_.Prepare(&read_);
+    if (sqe == nullptr) return;
+    read_.pending = true;
+    sqe->opcode = IORING_OP_READ;
+    sqe->fd = fixed_;
+    sqe->addr = reinterpret_cast<uintptr_t>(buffer_.data() + filled_);
+    sqe->len = static_cast<uint32_t>(buffer_.size() - filled_);
+    sqe->off = UINT64_MAX;
+  }
+
+  void Cancel() override {
+    cancelled_ = true;
+    for (TransmitFrame* frame : std::exchange(waiting_, {})) owner_.OnSent(*frame, false);
+    if (read_.pending && !cancel_read_.pending) cancel_read_.Start(ring_, &read_);
+    if (write_.pending && !cancel_write_.pending) cancel_write_.Start(ring_, &write_);
+  }
+  [[nodiscard]] bool Idle() const override {
+    return !read_.pending && !write_.pending && waiting_.empty() && !cancel_read_.pending &&
+           !cancel_write_.pending;
+  }
+
+ private:
+  struct ReadOp final : IoRing::Op {
+    explicit ReadOp(StreamQueue& q) : queue(q) {}
+    void OnComplete(int32_t result, uint32_t) override {
+      pending = false;
+      if (result > 0) {
+        queue.filled_ += static_cast<size_t>(result);
+        queue.Deliver();
+      } else if (result != -EAGAIN && result != -EINTR && result != -ECANCELED) {
+        queue.Break(result);
+      }
+    }
+    StreamQueue& queue;
+    bool pending = false;
+  };
+  struct WriteOp final : IoRing::Op {
+    explicit WriteOp(StreamQueue& q) : queue(q) {}
+    void OnComplete(int32_t result, uint32_t) override { queue.OnWritten(result); }
+    StreamQueue& queue;
+    bool pending = false;
+    std::vector<TransmitFrame*> frames;
+    std::vector<iovec> iovecs;
+    size_t at = 0;  // first iovec that is not written
+  };
+
+  void Break(int32_t result) {
+    if (std::exchange(broken_, true)) return;
+    Log(result == 0 ? "network: the other end of a stream is gone"
+                    : "network: a stream failed: " + std::string(strerror(-result)));
+    for (TransmitFrame* frame : std::exchange(waiting_, {})) owner_.OnSent(*frame, false);
+  }
+  // As many frames as one call takes.
+  void StartWrite() {
+    constexpr size_t kMaxIovecs = 1000;  // below the kernel's limit of 1024
+    write_.iovecs.clear();
+    write_.at = 0;
+    while (!waiting_.empty()) {
+      TransmitFrame* frame = waiting_.front();
+      if (!write_.frames.empty() && write_.iovecs.size() + frame->iovecs.size() > kMaxIovecs) break;
+      waiting_.pop_front();
+      // The length takes the place of the header that this backend has no use for.
+      const uint32_t length = htonl(frame->length);
+      std::memcpy(&frame->header, &length, sizeof(length));
+      frame->iovecs[0] = {&frame->header, sizeof(length)};
+      write_.frames.push_back(frame);
+      write_.iovecs.insert(write_.iovecs.end(), frame->iovecs.begin(), frame->iovecs.end());
+    }
+    if (!write_.frames.empty()) ContinueWrite();
+  }
+  void ContinueWrite() {
+    io_uring_sqe* sqe = ring_.Prepare(&write_);
+    if (sqe == nullptr) return OnWritten(-EIO);
+    write_.pending = true;
+    sqe->opcode = IORING_OP_WRITEV;
+    sqe->fd = fixed_;
+    sqe->addr = reinterpret_cast<uintptr_t>(write_.iovecs.data() + write_.at);
+    sqe->len = static_cast<uint32_t>(write_.iovecs.size() - write_.at);
+    sqe->off = UINT64_MAX;
+  }
+  void OnWritten(int32_t result) {
+    write_.pending = false;
+    if (result > 0) {
+      auto left = static_cast<size_t>(result);
+      while (write_.at < write_.iovecs.size() && left >= write_.iovecs[write_.at].iov_len) {
+        left -= write_.iovecs[write_.at++].iov_len;
+      }
+      if (left > 0) {
+        iovec& part = write_.iovecs[write_.at];
+        part = {static_cast<std::byte*>(part.iov_base) + left, part.iov_len - left};
+      }
+    } else if (result != -EAGAIN && result != -EINTR) {
+      if (result != -ECANCELED) Break(result == 0 ? -EPIPE : result);
+      // What was sent in part leaves the stream without a frame's boundary.
+      if (result == -ECANCELED && write_.at > 0) broken_ = true;
+      write_.at = write_.iovecs.size();
+    }
+    if (write_.at < write_.iovecs.size() && !cancelled_) return ContinueWrite();
+    if (write_.at < write_.iovecs.size() && write_.at > 0) broken_ = true;
+    for (TransmitFrame* frame : std::exchange(write_.frames, {})) {
+      owner_.OnSent(*frame, !broken_);
+    }
+    if (!waiting_.empty() && !broken_) StartWrite();
+  }
+  // Hands over the whole frames that have arrived, as far as there are slots.
+  void Deliver() {
+    size_t at = 0;
+    while (filled_ - at >= sizeof(uint32_t)) {
+      uint32_t length = 0;
+      std::memcpy(&length, buffer_.data() + at, sizeof(length));
+      length = ntohl(length);
+      if (length > kMaxFrame) {
+        Break(-EBADMSG);
+        at = filled_;
+        break;
+      }
+      if (filled_ - at - sizeof(uint32_t) < length) break;
+      if (length > 0) {
+        ReceiveSlot* slot = cancelled_ ? nullptr : owner_.TakeSlot();
+        if (slot == nullptr && !cancelled_) break;
+        if (slot != nullptr) {
+          slot->header = {};
+          owner_.OnReceived(*slot, Fill(*slot, buffer_.data() + at + sizeof(uint32_t), length));
+        }
+      }
+      at += sizeof(uint32_t) + length;
+    }
+    if (at == 0) return;
+    std::memmove(buffer_.data(), buffer_.data() + at, filled_ - at);
+    filled_ -= at;
+  }
+  static uint32_t Fill(ReceiveSlot& slot, const std::byte* bytes, uint32_t length) {
+    if (length > slot.capacity) return 0;
+    uint32_t done = 0;
+    for (size_t i = 1; i < slot.iovecs.size() && done < length; ++i) {
+      const size_t part = std::min<size_t>(slot.iovecs[i].iov_len, length - done);
+      std::memcpy(slot.iovecs[i].iov_base, bytes + done, part);
+      done += static_cast<uint32_t>(part);
+    }
+    return done;
+  }
+
+  FrameOwner& owner_;
+  IoRing& ring_;
+  const int fixed_;
+  std::vector<std::byte> buffer_;
+  size_t filled_ = 0;
+  std::deque<TransmitFrame*> waiting_;
+  ReadOp read_{*this};
+  WriteOp write_{*this};
+  CancelOp cancel_read_, cancel_write_;
+  bool broken_ = false, cancelled_ = false;
+};
+
+class StreamBackend final : public NetBackend {
+ public:
+  explicit StreamBackend(UniqueFd socket) : socket_(std::move(socket)) {}
+  [[nodiscard]] const NetProperties& properties() const override { return properties_; }
+  [[nodiscard]] std::vector<int> files(uint32_t) const override { return {socket_.get()}; }
+  [[nodiscard]] std::vector<uint8_t> opcodes() const override {
+    return {IORING_OP_READ, IORING_OP_WRITEV, IORING_OP_ASYNC_CANCEL};
+  }
+  absl::StatusOr<std::unique_ptr<NetQueue>> OpenQueue(FrameOwner& owner, IoRing& ring, uint32_t,
+                                                      int first) override {
+    return std::make_unique<StreamQueue>(owner, ring, first);
+  }
+
+ private:
+  UniqueFd socket_;
+  NetProperties properties_;
+};
+
+// --- null and loopback ---
+
+class LocalQueue final : public NetQueue {
+ public:
+  LocalQueue(FrameOwner& owner, bool loop) : owner_(owner), loop_(loop) {}
+  void Send(TransmitFrame& frame) override {
+    bool ok = true;
+    if (loop_ && !cancelled_) {
+      ReceiveSlot* slot = owner_.TakeSlot();
+      ok = slot != nullptr;
+      if (slot != nullptr) owner_.OnReceived(*slot, Copy(frame, *slot));
+    }
+    owner_.OnSent(frame, ok);
+  }
+  void PostReceives() override {}
+  void Cancel() override { cancelled_ = true; }
+  [[nodiscard]] bool Idle() const override { return true; }
+
+ private:
+  static uint32_t Copy(const TransmitFrame& frame, ReceiveSlot& slot) {
+    if (frame.length > slot.capacity) return 0;
+    slot.header = frame.header;
+    size_t to = 1, at = 0;
+    for (size_t from = 1; from < frame.iovecs.size(); ++from) {
+      const auto* bytes = static_cast<const std::byte*>(frame.iovecs[from].iov_base);
+      size_t left = frame.iovecs[from].iov_len;
+      while (left > 0) {
+        const size_t part = std::min(left, slot.iovecs[to].iov_len - at);
+        std::memcpy(static_cast<std::byte*>(slot.iovecs[to].iov_base) + at, bytes, part);
+        bytes += part;
+        left -= part;
+        at += part;
+        if (at == slot.iovecs[to].iov_len) {
+          ++to;
+          at = 0;
+        }
+      }
+    }
+    return frame.length;
+  }
+  FrameOwner& owner_;
+  const bool loop_;
+  bool cancelled_ = false;
+};
+
+class LocalBackend final : public NetBackend {
+ public:
+  LocalBackend(uint32_t queues, bool loop) : loop_(loop) {
+    properties_ = {.queues = queues, .checksum = true, .large_send = !loop};
+  }
+  [[nodiscard]] const NetProperties& properties() const override { return properties_; }
+  [[nodiscard]] std::vector<int> files(uint32_t) const override { return {}; }
+  [[nodiscard]] std::vector<uint8_t> opcodes() const override { return {}; }
+  absl::StatusOr<std::unique_ptr<NetQueue>> OpenQueue(FrameOwner& owner, IoRing&, uint32_t,
+                                                      int) override {
+    return std::make_unique<LocalQueue>(owner, loop_);
+  }
+
+ private:
+  const bool loop_;
+  NetProperties properties_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<NetBackend>> MakeTapBackend(std::vector<UniqueFd> queues) {
+  if (queues.empty()) return InvalidArgument("a TAP without a descriptor");
+  for (const UniqueFd& fd : queues) {
+    // Non-blocking: without it io_uring hands each operation to a thread of its own on kernels whose
+    // TAP does not say that it supports waiting without blocking (before 6.4).
+    const int flags = fcntl(fd.get(), F_GETFL);
+    if (flags < 0 || fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0) {
+      return SystemError("a TAP's descriptor");
+    }
+    int size = sizeof(VnetHeader);
+    if (ioctl(fd.get(), TUNSETVNETHDRSZ, &size) != 0 ||
+        ioctl(fd.get(), TUNSETOFFLOAD, 0) != 0) {
+      return SystemError("a TAP that has no virtio-net header");
+    }
+  }
+  return std::make_unique<TapBackend>(std::move(queues));
+}
+
+absl::StatusOr<std::unique_ptr<NetBackend>> MakeStreamBackend(UniqueFd socket) {
+  // Blocking: io_uring then waits by itself where a non-blocking socket would answer EAGAIN.
+  const int flags = fcntl(socket.get(), F_GETFL);
+  if (flags < 0 || fcntl(socket.get(), F_SETFL, flags & ~O_NONBLOCK) != 0) {
+    return SystemError("a network stream");
+  }
+  return std::make_unique<StreamBackend>(std::move(socket));
+}
+
+std::unique_ptr<NetBackend> MakeNullBackend(uint32_t queues) {
+  return std::make_unique<LocalBackend>(queues, false);
+}
+std::unique_ptr<NetBackend> MakeLoopbackBackend(uint32_t queues) {
+  return std::make_unique<LocalBackend>(queues, true);
+}
+
+}  // namespace partita::network

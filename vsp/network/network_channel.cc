@@ -1,0 +1,834 @@
+#include "vsp/network/network_channel.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "base/log.h"
+
+namespace partita::network {
+namespace {
+
+namespace proto = vmbus::network;
+
+constexpr int kDoorbellFile = 0, kWakeFile = 1;  // the backend's follow
+// In a section: RNDIS header and up to three records of per-packet information, then the frame.
+// Fixed, so that the frame can be received in place before anything is known of it.
+constexpr uint32_t kHeadroom = 96;
+static_assert(kHeadroom >= sizeof(proto::RndisFrame) + 3 * sizeof(proto::PacketInfo32));
+constexpr uint32_t kEthernet = 14, kTag = 4;
+constexpr uint16_t kEtherVlan = 0x8100;
+constexpr uint32_t kMaxMtu = 9000;
+constexpr uint32_t kLargestFrame = 65535 + kEthernet + kTag;
+constexpr uint32_t kSendSection = 6144;
+constexpr uint64_t kMaxReceiveBuffer = 32 << 20;
+constexpr uint32_t kMaxSlots = 32;
+
+}  // namespace
+
+NetworkChannel::NetworkChannel(NetworkVsp& adapter, std::shared_ptr<vmbus::ServerChannel> channel,
+                               uint32_t primary, EventFd wake)
+    : adapter_(adapter),
+      counters_(adapter.counters()),
+      channel_(std::move(channel)),
+      primary_relid_(primary),
+      wake_event_(std::move(wake)),
+      scheduling_(adapter.options().shares_cpus),
+      control_(adapter.features(), adapter.counters().control) {}
+
+absl::StatusOr<std::unique_ptr<NetworkChannel>> NetworkChannel::Start(
+    NetworkVsp& adapter, std::shared_ptr<vmbus::ServerChannel> channel, uint32_t primary) {
+  ASSIGN_OR_RETURN(EventFd wake, EventFd::Create());
+  std::unique_ptr<NetworkChannel> self(
+      new NetworkChannel(adapter, std::move(channel), primary, std::move(wake)));
+  RETURN_IF_ERROR(self->Prepare());
+  self->thread_ = std::thread([raw = self.get()] { raw->ThreadMain(); });
+  return self;
+}
+
+NetworkChannel::~NetworkChannel() {
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::Status NetworkChannel::Prepare() {
+  const uint32_t index = channel_->identity().subchannel_index;
+  std::vector<int> files = {channel_->doorbell_fd(), wake_event_.fd()};
+  const auto first = static_cast<int>(files.size());
+  const std::vector<int> of_queue = adapter_.backend().files(index);
+  files.insert(files.end(), of_queue.begin(), of_queue.end());
+  std::vector<uint8_t> opcodes = adapter_.backend().opcodes();
+  opcodes.push_back(IORING_OP_READ);
+  ASSIGN_OR_RETURN(
+      ring_,
+      IoRing::Create({.entries = 256, .files = files, .opcodes = opcodes, .links = true}));
+  ASSIGN_OR_RETURN(queue_, adapter_.backend().OpenQueue(*this, *ring_, index, first));
+  return absl::OkStatus();
+}
+
+void NetworkChannel::Stop(std::function<void()> done) {
+  done_ = std::move(done);
+  stop_requested_.store(true);  // publishes `done_`
+  Wake();
+}
+
+void NetworkChannel::Post(std::function<void()> task) {
+  {
+    MutexLock lock(mutex_);
+    posted_.push_back(std::move(task));
+  }
+  Wake();
+}
+
+void NetworkChannel::RunPosted() {
+  std::vector<std::function<void()>> tasks;
+  {
+    MutexLock lock(mutex_);
+    tasks.swap(posted_);
+  }
+  for (const auto& task : tasks) task();
+}
+
+// --- the loop ---
+
+void NetworkChannel::EventOp::OnComplete(int32_t, uint32_t) {
+  armed = false;
+  const uint64_t count = std::exchange(value, 0);
+  if (is_doorbell) {
+    channel.channel_->CountDoorbells(count);
+  } else {
+    channel.stopping_ = channel.stop_requested_.load();
+  }
+}
+
+void NetworkChannel::Arm(EventOp& op, int fixed_file) {
+  if (op.armed) return;
+  io_uring_sqe* sqe = ring_->Prepare(&op);
+  if (sqe == nullptr) return;
+  op.armed = true;
+  sqe->opcode = IORING_OP_READ;
+  sqe->fd = fixed_file;
+  sqe->addr = reinterpret_cast<uintptr_t>(&op.value);
+  sqe->len = sizeof(op.value);
+}
+
+void NetworkChannel::Check(int result) {
+  if (result >= 0) return;
+  LogLimited("network loop: io_uring failed: " + std::string(strerror(-result)));
+}
+
+void NetworkChannel::ThreadMain() {
+  pthread_setname_np(pthread_self(), ("net" + std::to_string(channel_->identity().relid)).c_str());
+  scheduling_.Start();
+  if (const absl::Status enabled = ring_->Enable(); !enabled.ok()) {
+    Log(Message(enabled));
+    ring_open_ = false;
+  }
+  channel_->MaskDoorbell();
+  while (true) {
+    Arm(wake_op_, kWakeFile);
+    Refresh();
+    RunPosted();
+    if (stopping_ && !std::exchange(cancelled_, true)) queue_->Cancel();
+    const bool more = ring_open_ && !stopping_ && DrainRing();
+    if (session_ != nullptr && !stopping_) queue_->PostReceives();
+    FlushIndications();
+    FlushReplies();
+    channel_->Commit();
+    if (more || ring_->queued() > 0) {
+      Check(ring_->Submit(0));
+      if (ring_->Reap() > 0 || more) continue;
+    }
+    if (stopping_ && queue_->Idle() && frames_in_flight_ == 0) break;
+    // Idle. Ask for a doorbell, look once more, and only then sleep.
+    if (!stopping_) Arm(doorbell_op_, kDoorbellFile);
+    const bool can_read = ring_open_ && !stopping_ && frames_in_flight_ < kMaxFrames;
+    scheduling_.AfterWake(std::exchange(packets_of_wake_, 0));
+    const unsigned wait = can_read && channel_->UnmaskDoorbell() ? 0 : 1;
+    counters_.loop_wakes.Add();
+    Check(ring_->Submit(wait));
+    channel_->MaskDoorbell();
+    ring_->Reap();
+  }
+  counters_.system_calls.Add(ring_->system_calls());
+  if (primary()) {
+    adapter_.SetFlow(false, false);
+    adapter_.SetSession(nullptr);
+  }
+  queue_.reset();
+  ring_.reset();
+  session_.reset();
+  slots_.clear();
+  in_guest_.clear();
+  queued_.clear();
+  channel_.reset();
+  done_();
+}
+
+void NetworkChannel::Refresh() {
+  const uint32_t generation = adapter_.generation();
+  if (generation == seen_generation_) return;
+  seen_generation_ = generation;
+  auto session = adapter_.session();
+  if (session != session_) {
+    if (session_ != nullptr) queue_->CancelReceives();
+    session_ = std::move(session);
+  }
+  if (coalesced_ != adapter_.coalesced()) {
+    coalesced_ = !coalesced_;
+    queue_->SetCoalesced(coalesced_);
+  }
+  if (primary() && told_link_ != adapter_.link_up() && session_ != nullptr &&
+      control_.settings().initialized) {
+    told_link_ = !told_link_;
+    control_.SetLink(told_link_);
+    DeliverControl(RndisControl::LinkIndication(told_link_));
+  }
+}
+
+bool NetworkChannel::DrainRing() {
+  // Few at a time, so that both sides run at once; while gathering there is nothing to overlap.
+  const int batch = scheduling_.gathering() ? 128 : 16;
+  vmbus::Packet packet;
+  for (int i = 0; i < batch; ++i) {
+    if (frames_in_flight_ >= kMaxFrames) return false;
+    const vmbus::RingStatus status = channel_->Next(&packet);
+    if (status == vmbus::RingStatus::kEmpty) return false;
+    if (status != vmbus::RingStatus::kOk) {
+      ring_open_ = false;
+      LogLimited("network: the guest corrupted the ring of channel " +
+                 std::to_string(channel_->identity().relid) + "; it is stopped");
+      return false;
+    }
+    if (packet.descriptor.type != vmbus::kPacketCompletion) ++packets_of_wake_;
+    HandlePacket(packet);
+  }
+  return true;
+}
+
+void NetworkChannel::HandlePacket(const vmbus::Packet& packet) {
+  const uint64_t transaction = packet.descriptor.transaction_id;
+  const auto type = packet.descriptor.type;
+  if (type == vmbus::kPacketCompletion) return HandleCompletion(transaction);
+  proto::Nvsp message{};
+  if ((type != vmbus::kPacketInBand && type != vmbus::kPacketGpaDirect) ||
+      packet.payload.size() < sizeof(message.type) + sizeof(uint32_t)) {
+    counters_.bad_packets.Add();
+    return;
+  }
+  std::memcpy(&message, packet.payload.data(), std::min(packet.payload.size(), sizeof(message)));
+  if (message.type == proto::kSendRndisPacket) return HandleRndis(packet, message);
+  HandleNvsp(message, transaction, (packet.descriptor.flags & vmbus::kCompletionRequested) != 0);
+}
+
+void NetworkChannel::HandleNvsp(const proto::Nvsp& message, uint64_t transaction, bool answer) {
+  if (!primary()) {
+    counters_.wrong_state.Add();
+    return;
+  }
+  switch (message.type) {
+    case proto::kInit:
+      return HandleInit(message, transaction);
+    case proto::kSendNdisVersion:
+      return;
+    case proto::kSendNdisConfig: {
+      const uint32_t frame = message.body[proto::kConfigMtu];
+      if (frame > kEthernet) mtu_ = std::clamp<uint32_t>(frame - kEthernet, 68, kMaxMtu);
+      std::memcpy(&capabilities_, &message.body[proto::kConfigCapabilitiesLow],
+                  sizeof(capabilities_));
+      control_.SetMtu(mtu_);
+      return;
+    }
+    case proto::kSendReceiveBuffer:
+    case proto::kSendSendBuffer:
+      return HandleBuffer(message, transaction);
+    case proto::kRevokeReceiveBuffer:
+    case proto::kRevokeSendBuffer:
+      unpublished_.reset();
+      adapter_.SetFlow(false, false);
+      adapter_.SetSession(nullptr);
+      return;
+    case proto::kSubChannel: {
+      proto::Nvsp reply{.type = proto::kSubChannel, .body = {}};
+      const uint32_t most = adapter_.options().queues - 1;
+      const uint32_t count = std::min(message.body[proto::kSubCount], most);
+      const bool valid = message.body[proto::kSubOperation] == proto::kSubChannelAllocate;
+      reply.body[proto::kSubOperation] = valid ? proto::kNvspSuccess : proto::kNvspFail;
+      reply.body[proto::kSubCount] = valid ? count : 0;
+      Answer(transaction, reply);
+      // The guest waits, without limit, for as many offers as were granted.
+      if (valid && count > 0) adapter_.RequestSubChannels(primary_relid_, count);
+      return;
+    }
+    default:
+      counters_.bad_packets.Add();
+      if (answer) Answer(transaction, {.type = proto::kSendRndisPacketComplete, .body = {2}});
+      return;
+  }
+}
+
+void NetworkChannel::HandleInit(const proto::Nvsp& message, uint64_t transaction) {
+  proto::Nvsp reply{.type = proto::kInitComplete, .body = {}};
+  const uint32_t wanted = message.body[proto::kInitMaximum];
+  const bool known =
+      wanted == proto::kVersion1 || wanted == proto::kVersion2 || wanted == proto::kVersion4 ||
+      wanted == proto::kVersion5 || wanted == proto::kVersion6 || wanted == proto::kVersion6_1;
+  if (known) {
+    version_ = wanted;
+    control_.Reset();
+    control_.SetCoalesced(version_ >= proto::kVersion6_1 &&
+                          adapter_.backend().properties().coalesced);
+    mtu_ = 1500;
+    capabilities_ = 0;
+  }
+  reply.body[proto::kInitNegotiated] = wanted;
+  reply.body[proto::kInitMdlLength] = 34;
+  reply.body[proto::kInitStatus] = known ? proto::kNvspSuccess : proto::kNvspFail;
+  Answer(transaction, reply);
+}
+
+void NetworkChannel::HandleBuffer(const proto::Nvsp& message, uint64_t transaction) {
+  const bool receive = message.type == proto::kSendReceiveBuffer;
+  adapter_.FindGpadl(
+      primary_relid_, message.body[proto::kBufferGpadl],
+      [this, alive = std::weak_ptr<bool>(alive_), receive,
+       transaction](const std::shared_ptr<const vmbus::Gpadl>& gpadl) {
+        if (alive.expired()) return;  // both this and the end of a channel are the control thread's
+        Post([this, receive, transaction, gpadl] {
+          if (receive) {
+            UseReceiveBuffer(gpadl.get(), transaction);
+          } else {
+            UseSendBuffer(gpadl.get(), transaction);
+          }
+        });
+      });
+}
+
+void NetworkChannel::UseReceiveBuffer(const vmbus::Gpadl* gpadl, uint64_t transaction) {
+  proto::Nvsp reply{.type = proto::kSendReceiveBufferComplete, .body = {}};
+  reply.body[proto::kReceiveStatus] = proto::kNvspFail;
+  auto session = std::make_unique<Session>();
+  const bool large = control_.settings().coalesced || (version_ >= proto::kVersion6_1 &&
+                                                       adapter_.backend().properties().coalesced);
+  // Whole pages, so that a section is one piece of host memory.
+  const uint32_t frame = kHeadroom + mtu_ + kEthernet + kTag;
+  session->section_size = (frame + kPageSize - 1) / kPageSize * kPageSize;
+  if (gpadl != nullptr && version_ != 0 && gpadl->byte_offset == 0 &&
+      gpadl->byte_count <= kMaxReceiveBuffer && gpadl->byte_count >= session->section_size) {
+    session->receive = SharedBuffer::Create(channel_->memory(), gpadl->pfns, gpadl->byte_count);
+  }
+  if (session->receive == nullptr) {
+    counters_.wrong_state.Add();
+    return Answer(transaction, reply);
+  }
+  const auto count = static_cast<uint32_t>(session->receive->size() / session->section_size);
+  const uint32_t useful = session->section_size - kHeadroom;
+  session->sections_per_slot = large ? (kLargestFrame + useful - 1) / useful : 1;
+  // Half of the sections may wait for frames, half be with the guest.
+  session->slots = std::clamp<uint32_t>(
+      count / (2 * session->sections_per_slot * adapter_.options().queues), 1, kMaxSlots);
+  session->sections = std::make_unique<SectionPool>(count);
+  session->vlan = (capabilities_ & proto::kCapabilityVlan) != 0;
+  reply.body[proto::kReceiveStatus] = proto::kNvspSuccess;
+  reply.body[proto::kReceiveSections] = 1;
+  reply.body[proto::kReceiveOffset] = 0;
+  reply.body[proto::kReceiveSize] = session->section_size;
+  reply.body[proto::kReceiveCount] = count;
+  reply.body[proto::kReceiveEnd] = count * session->section_size;
+  unpublished_ = std::move(session);
+  Answer(transaction, reply);
+}
+
+void NetworkChannel::UseSendBuffer(const vmbus::Gpadl* gpadl, uint64_t transaction) {
+  proto::Nvsp reply{.type = proto::kSendSendBufferComplete, .body = {}};
+  std::unique_ptr<SharedBuffer> buffer;
+  if (gpadl != nullptr && unpublished_ != nullptr && gpadl->byte_offset == 0) {
+    buffer = SharedBuffer::Create(channel_->memory(), gpadl->pfns, gpadl->byte_count);
+  }
+  if (buffer == nullptr) {
+    counters_.wrong_state.Add();
+    reply.body[proto::kSendStatus] = proto::kNvspFail;
+  } else {
+    unpublished_->send = std::move(buffer);
+    reply.body[proto::kSendStatus] = proto::kNvspSuccess;
+    reply.body[proto::kSendSectionSize] = kSendSection;
+    Publish();
+  }
+  Answer(transaction, reply);
+}
+
+void NetworkChannel::Publish() {
+  if (unpublished_ == nullptr) return;
+  adapter_.SetSession(std::move(unpublished_));
+  Refresh();
+}
+
+// --- from the guest ---
+
+bool NetworkChannel::Gather(const vmbus::Packet& packet, const proto::Nvsp& message) {
+  stream_.clear();
+  stream_length_ = cursor_at_ = 0;
+  cursor_ = 0;
+  const uint32_t section = message.body[proto::kRndisSection];
+  if (section != proto::kNoSection) {
+    const uint32_t bytes = message.body[proto::kRndisSectionSize];
+    const uint64_t offset = uint64_t{section} * kSendSection;
+    if (session_ == nullptr || session_->send == nullptr || bytes > kSendSection ||
+        offset > session_->send->size() || bytes > session_->send->size() - offset) {
+      return false;
+    }
+    session_->send->AppendTo(stream_, offset, bytes);
+    stream_length_ = bytes;
+  }
+  if (packet.descriptor.type != vmbus::kPacketGpaDirect) return stream_length_ > 0;
+  vmbus::GpaDirectHeader header{};
+  std::span<const std::byte> rest = packet.headers;
+  if (rest.size() < sizeof(header)) return false;
+  std::memcpy(&header, rest.data(), sizeof(header));
+  rest = rest.subspan(sizeof(header));
+  for (uint32_t i = 0; i < header.range_count; ++i) {
+    vmbus::GpaRange range{};
+    if (rest.size() < sizeof(range)) return false;
+    std::memcpy(&range, rest.data(), sizeof(range));
+    rest = rest.subspan(sizeof(range));
+    const uint64_t pages =
+        (uint64_t{range.byte_offset} + range.byte_count + kPageSize - 1) / kPageSize;
+    if (range.byte_offset >= kPageSize || rest.size() / sizeof(uint64_t) < pages) return false;
+    uint32_t left = range.byte_count, offset = range.byte_offset;
+    for (uint64_t page = 0; page < pages; ++page) {
+      uint64_t pfn = 0;
+      std::memcpy(&pfn, rest.data() + page * sizeof(pfn), sizeof(pfn));
+      std::byte* start = channel_->memory().Page(pfn);
+      if (start == nullptr) return false;
+      const uint32_t part = std::min<uint32_t>(left, static_cast<uint32_t>(kPageSize) - offset);
+      AppendMerged(stream_, start + offset, part);
+      left -= part;
+      offset = 0;
+    }
+    stream_length_ += range.byte_count;
+    rest = rest.subspan(pages * sizeof(uint64_t));
+  }
+  return stream_length_ > 0;
+}
+
+void NetworkChannel::CopyStream(uint64_t at, std::span<std::byte> out) const {
+  uint64_t start = 0;
+  size_t done = 0;
+  for (const iovec& v : stream_) {
+    if (done == out.size()) return;
+    if (at + done < start + v.iov_len) {
+      const uint64_t skip = at + done - start;
+      const size_t part = std::min<uint64_t>(out.size() - done, v.iov_len - skip);
+      std::memcpy(out.data() + done, static_cast<const std::byte*>(v.iov_base) + skip, part);
+      done += part;
+    }
+    start += v.iov_len;
+  }
+}
+
+void NetworkChannel::SliceStream(uint64_t at, uint64_t length, std::vector<iovec>& out) {
+  // Frames come in order: go on from where the last one was.
+  if (at < cursor_at_) cursor_at_ = cursor_ = 0;
+  while (length > 0) {
+    const iovec& v = stream_[cursor_];
+    if (at >= cursor_at_ + v.iov_len) {
+      cursor_at_ += v.iov_len;
+      ++cursor_;
+      continue;
+    }
+    const uint64_t skip = at - cursor_at_;
+    const uint64_t part = std::min<uint64_t>(length, v.iov_len - skip);
+    out.push_back({static_cast<std::byte*>(v.iov_base) + skip, part});
+    at += part;
+    length -= part;
+  }
+}
+
+void NetworkChannel::HandleRndis(const vmbus::Packet& packet, const proto::Nvsp& message) {
+  const uint64_t transaction = packet.descriptor.transaction_id;
+  const bool answer = (packet.descriptor.flags & vmbus::kCompletionRequested) != 0;
+  if (!Gather(packet, message)) {
+    counters_.bad_packets.Add();
+    if (answer) Answer(transaction, {.type = proto::kSendRndisPacketComplete, .body = {2}});
+    return;
+  }
+  if (message.body[proto::kRndisChannel] == proto::kControlChannel) {
+    HandleControl(transaction, answer);
+  } else {
+    HandleFrames(transaction, answer);
+  }
+}
+
+void NetworkChannel::HandleControl(uint64_t transaction, bool answer) {
+  const bool good = primary() && stream_length_ <= kMaxControlMessage;
+  std::vector<std::byte> bytes(good ? stream_length_ : 0);
+  CopyStream(0, bytes);
+  if (answer) {
+    Answer(transaction, {.type = proto::kSendRndisPacketComplete,
+                         .body = {good ? proto::kNvspSuccess : proto::kNvspFail}});
+  }
+  if (!good) return counters_.wrong_state.Add();
+  Publish();
+  const std::vector<std::byte> reply = control_.Handle(bytes, adapter_.totals());
+  adapter_.SetFlow(control_.settings().filter != 0, control_.settings().coalesced);
+  Refresh();
+  if (!reply.empty()) DeliverControl(reply);
+}
+
+void NetworkChannel::HandleFrames(uint64_t transaction, bool answer) {
+  if (free_packets_.empty()) {
+    packets_.push_back(std::make_unique<Outgoing>());
+    free_packets_.push_back(packets_.back().get());
+  }
+  Outgoing& packet = *free_packets_.back();
+  free_packets_.pop_back();
+  // One "frame" of its own, so that it is not finished while frames are still being found.
+  packet = {.transaction = transaction, .frames = 1, .ok = true, .answer = answer};
+  uint64_t at = 0;
+  while (stream_length_ - at >= sizeof(proto::RndisFrame)) {
+    proto::RndisFrame header{};
+    CopyStream(at, std::as_writable_bytes(std::span(&header, 1)));
+    const auto layout = ParseFrameHeader(header, stream_length_ - at);
+    if (!layout || !SendFrame(*layout, at, packet)) {
+      counters_.bad_frames.Add();
+      packet.ok = false;
+      break;  // where the next one starts is not known for sure
+    }
+    at += layout->message_length;
+  }
+  FinishPacket(packet);
+}
+
+bool NetworkChannel::SendFrame(const FrameLayout& layout, uint64_t message_at, Outgoing& packet) {
+  std::array<std::byte, kMaxPacketInfo> info;
+  const auto info_bytes = std::span(info).first(layout.info_length);
+  CopyStream(message_at + layout.info_offset, info_bytes);
+  auto requests = ParsePacketInfo(info_bytes);
+  if (!requests) return false;
+  const NetProperties& properties = adapter_.backend().properties();
+  const bool large =
+      requests->large_send && proto::LargeSendMss(*requests->large_send) != 0;
+  if ((large && !properties.large_send) || (requests->checksum && !properties.checksum)) {
+    counters_.bad_offloads.Add();
+    return false;
+  }
+  if (!adapter_.link_up()) return true;  // as from a wire that is not plugged in
+  const uint16_t access = adapter_.options().vlan;
+  if (access != 0 && requests->vlan) {
+    counters_.wrong_vlan.Add();
+    return true;
+  }
+  if (free_frames_.empty()) {
+    frames_.push_back(std::make_unique<Frame>());
+    free_frames_.push_back(frames_.back().get());
+  }
+  Frame& frame = *free_frames_.back();
+  const uint64_t data = message_at + layout.data_offset;
+  const bool tag = access != 0 || requests->vlan.has_value();
+  frame.iovecs.resize(1);
+  frame.length = layout.data_length;
+  uint32_t copied = 0;
+  if (large || tag) {
+    copied = std::min(layout.data_length, kMaxFrameHeader);
+    CopyStream(data, std::span(frame.head).subspan(kTag, copied));
+  }
+  if (!PrepareTransmit(*requests, layout.data_length, std::span(frame.head).subspan(kTag, copied),
+                       &frame.header)) {
+    counters_.bad_offloads.Add();
+    return false;
+  }
+  if (tag) {
+    const uint16_t tci = access != 0 ? access : proto::VlanTci(*requests->vlan);
+    constexpr size_t kAddresses = 12;
+    std::memmove(frame.head.data(), frame.head.data() + kTag, kAddresses);
+    const uint16_t words[] = {htobe16(kEtherVlan), htobe16(tci)};
+    std::memcpy(frame.head.data() + kAddresses, words, sizeof(words));
+    frame.iovecs.push_back({frame.head.data(), copied + kTag});
+    frame.length += kTag;
+    if (frame.header.flags != 0) {
+      frame.header.checksum_start = static_cast<uint16_t>(frame.header.checksum_start + kTag);
+    }
+    if (frame.header.gso_type != 0) {
+      frame.header.header_length = static_cast<uint16_t>(frame.header.header_length + kTag);
+    }
+  } else if (copied != 0) {
+    frame.iovecs.push_back({frame.head.data() + kTag, copied});
+  }
+  SliceStream(data + copied, layout.data_length - copied, frame.iovecs);
+  if (frame.header.gso_type != 0) counters_.large_sent.Add();
+  free_frames_.pop_back();
+  frame.packet = &packet;
+  ++packet.frames;
+  ++frames_in_flight_;
+  queue_->Send(frame);
+  return true;
+}
+
+void NetworkChannel::OnSent(TransmitFrame& sent, bool ok) {
+  auto& frame = static_cast<Frame&>(sent);
+  if (ok) {
+    counters_.sent.Add();
+    counters_.sent_bytes.Add(frame.length);
+  } else {
+    counters_.send_errors.Add();  // lost, as frames may be
+  }
+  --frames_in_flight_;
+  Outgoing& packet = *std::exchange(frame.packet, nullptr);
+  free_frames_.push_back(&frame);
+  FinishPacket(packet);
+}
+
+void NetworkChannel::FinishPacket(Outgoing& packet) {
+  if (--packet.frames > 0) return;
+  if (packet.answer) {
+    Answer(packet.transaction, {.type = proto::kSendRndisPacketComplete,
+                                .body = {packet.ok ? proto::kNvspSuccess : proto::kNvspFail}});
+  }
+  free_packets_.push_back(&packet);
+}
+
+// --- to the guest ---
+
+ReceiveSlot* NetworkChannel::TakeSlot() {
+  if (session_ == nullptr || slots_out_ >= session_->slots) return nullptr;
+  if (free_slots_.empty()) {
+    slots_.push_back(std::make_unique<Slot>());
+    free_slots_.push_back(slots_.back().get());
+  }
+  Slot& slot = *free_slots_.back();
+  slot.sections.clear();
+  if (!session_->sections->Take(session_->sections_per_slot, slot.sections)) {
+    counters_.no_sections.Add();
+    return nullptr;
+  }
+  free_slots_.pop_back();
+  ++slots_out_;
+  slot.session = session_;
+  slot.iovecs.resize(1);
+  const uint32_t useful = session_->section_size - kHeadroom;
+  for (const uint32_t section : slot.sections) {
+    session_->receive->AppendTo(slot.iovecs,
+                                uint64_t{section} * session_->section_size + kHeadroom, useful);
+  }
+  slot.capacity = useful * static_cast<uint32_t>(slot.sections.size());
+  return &slot;
+}
+
+void NetworkChannel::ReleaseSlot(Slot& slot, uint32_t used) {
+  slot.session->sections->Return(std::span(slot.sections).subspan(used));
+  slot.session.reset();
+  --slots_out_;
+  free_slots_.push_back(&slot);
+}
+
+void NetworkChannel::OnReceived(ReceiveSlot& received, uint32_t length) {
+  auto& slot = static_cast<Slot&>(received);
+  length = std::min(length, slot.capacity);
+  if (length < kEthernet || stopping_ || slot.session != session_ || !adapter_.receiving() ||
+      !adapter_.link_up()) {
+    if (length != 0) counters_.unwanted.Add();
+    return ReleaseSlot(slot, 0);
+  }
+  Deliver(slot, length);
+}
+
+void NetworkChannel::Deliver(Slot& slot, uint32_t length) {
+  const Session& session = *slot.session;
+  const uint32_t useful = session.section_size - kHeadroom;
+  const uint64_t first = uint64_t{slot.sections[0]} * session.section_size;
+  std::array<std::byte, 64> head_bytes;
+  auto head = std::span(head_bytes).first(std::min<uint32_t>(length, head_bytes.size()));
+  session.receive->Read(first + kHeadroom, head);
+  VnetHeader header = slot.header;
+
+  // A tag in the frame goes beside it, or is the wire's own in access mode.
+  uint32_t info[3][4];
+  uint32_t records = 0;
+  auto add = [&](uint32_t type, uint32_t value) {
+    const uint32_t record[4] = {sizeof(proto::PacketInfo32), type, sizeof(proto::PacketInfo), value};
+    std::memcpy(info[records++], record, sizeof(record));
+  };
+  const bool tagged = length >= kEthernet + kTag &&
+                      head[12] == std::byte{kEtherVlan >> 8} && head[13] == std::byte{0};
+  const uint16_t access = adapter_.options().vlan;
+  uint32_t skip = 0;
+  if (tagged) {
+    const auto tci = static_cast<uint16_t>(std::to_integer<uint16_t>(head[14]) << 8 |
+                                           std::to_integer<uint16_t>(head[15]));
+    if (access != 0 && (tci & 0xFFF) != access) {
+      counters_.wrong_vlan.Add();
+      return ReleaseSlot(slot, 0);
+    }
+    if (access != 0 || session.vlan) {
+      skip = kTag;
+      session.receive->Write(first + kHeadroom + kTag, head.first(12));
+      std::memmove(head.data() + kTag, head.data(), 12);
+      head = head.subspan(kTag);
+      if ((header.flags & kVnetNeedsChecksum) != 0) {
+        header.checksum_start = static_cast<uint16_t>(header.checksum_start - kTag);
+      }
+      if (access == 0) add(proto::kInfoVlan, proto::VlanInfo(tci));
+    }
+  } else if (access != 0) {
+    counters_.wrong_vlan.Add();
+    return ReleaseSlot(slot, 0);
+  }
+  bool finish = false;
+  const uint32_t checksum = ReceiveChecksumInfo(header, head, &finish);
+  if (checksum != 0) add(proto::kInfoChecksum, checksum);
+  if (finish) {
+    CompleteChecksum(std::span(slot.iovecs).subspan(1), length, header.checksum_start + skip,
+                     header.checksum_offset);
+  }
+
+  const uint32_t used = (length + useful - 1) / useful;
+  if (used > 1) counters_.large_received.Add();
+  if (pending_.session != nullptr &&
+      (pending_.session != slot.session || pending_.ranges.size() + used > kRangesPerPacket)) {
+    queued_.push_back(std::exchange(pending_, {}));
+  }
+  pending_.session = slot.session;
+  uint32_t left = length;
+  for (uint32_t i = 0; i < used; ++i) {
+    const uint64_t section = uint64_t{slot.sections[i]} * session.section_size;
+    const uint32_t part = std::min(left, useful);
+    const uint32_t cut = i == 0 ? skip : 0;
+    left -= part;
+    // Everything known of the frame goes with its first piece.
+    struct {
+      proto::RndisFrame frame;
+      uint32_t info[4][4];
+    } message{};
+    uint32_t here = 0;
+    if (i == 0) {
+      std::memcpy(message.info, info, sizeof(info[0]) * records);
+      here = records;
+    }
+    if (used > 1) {
+      const uint32_t record[4] = {
+          sizeof(proto::PacketInfo32), proto::kInfoPacketId, sizeof(proto::PacketInfo),
+          proto::kPacketIdVersion | proto::kPacketIdPart | (i == 0 ? proto::kPacketIdFirst : 0) |
+              (i + 1 == used ? proto::kPacketIdLast : 0)};
+      std::memcpy(message.info[here++], record, sizeof(record));
+    }
+    const uint32_t info_bytes = here * sizeof(proto::PacketInfo32);
+    message.frame.header = {proto::kRndisPacket, kHeadroom + part};
+    message.frame.data_offset = kHeadroom + cut - proto::kRndisOffsetBase;
+    message.frame.data_length = part - cut;
+    if (here > 0) {
+      message.frame.info_offset = sizeof(proto::RndisFrame) - proto::kRndisOffsetBase;
+      message.frame.info_length = info_bytes;
+    }
+    session.receive->Write(section, std::as_bytes(std::span(&message, 1))
+                                        .first(sizeof(proto::RndisFrame) + info_bytes));
+    session.receive->MarkDirty(section, kHeadroom + part);
+    pending_.ranges.push_back({kHeadroom + part, static_cast<uint32_t>(section)});
+    pending_.sections.push_back(slot.sections[i]);
+  }
+  counters_.received.Add();
+  counters_.received_bytes.Add(length);
+  ReleaseSlot(slot, used);
+}
+
+void NetworkChannel::DeliverControl(std::span<const std::byte> message) {
+  if (session_ == nullptr) return counters_.wrong_state.Add();
+  Indication indication;
+  if (message.size() > session_->section_size ||
+      !session_->sections->Take(1, indication.sections)) {
+    return counters_.no_sections.Add();
+  }
+  const uint64_t at = uint64_t{indication.sections[0]} * session_->section_size;
+  session_->receive->Write(at, message);
+  session_->receive->MarkDirty(at, message.size());
+  indication.session = session_;
+  indication.control = true;
+  indication.ranges.push_back({static_cast<uint32_t>(message.size()), static_cast<uint32_t>(at)});
+  // Behind the frames that came before it.
+  if (pending_.session != nullptr) queued_.push_back(std::exchange(pending_, {}));
+  queued_.push_back(std::move(indication));
+}
+
+void NetworkChannel::FlushIndications() {
+  if (pending_.session != nullptr) queued_.push_back(std::exchange(pending_, {}));
+  while (!queued_.empty()) {
+    Indication& indication = queued_.front();
+    if (indication.session != session_) {  // its buffer is not the guest's any more
+      queued_.pop_front();
+      continue;
+    }
+    std::array<std::byte, sizeof(proto::TransferPageHeader) +
+                              kRangesPerPacket * sizeof(proto::TransferPageRange)>
+        headers;
+    const proto::TransferPageHeader header = {
+        .set_id = proto::kReceiveBufferId,
+        .sender_owns_set = 0,
+        .reserved = 0,
+        .range_count = static_cast<uint32_t>(indication.ranges.size())};
+    const size_t range_bytes = indication.ranges.size() * sizeof(proto::TransferPageRange);
+    std::memcpy(headers.data(), &header, sizeof(header));
+    std::memcpy(headers.data() + sizeof(header), indication.ranges.data(), range_bytes);
+    proto::Nvsp message{.type = proto::kSendRndisPacket, .body = {}};
+    message.body[proto::kRndisChannel] =
+        indication.control ? proto::kControlChannel : proto::kDataChannel;
+    message.body[proto::kRndisSection] = proto::kNoSection;
+    if (free_ids_.empty()) {
+      in_guest_.emplace_back();
+      free_ids_.push_back(static_cast<uint32_t>(in_guest_.size()));
+    }
+    const uint32_t id = free_ids_.back();
+    const auto payload = std::as_bytes(std::span(&message, 1));
+    const auto all = std::span<const std::byte>(headers).first(sizeof(header) + range_bytes);
+    const auto status = channel_->Send(vmbus::kPacketTransferPages, vmbus::kCompletionRequested, id,
+                                       payload, all);
+    if (status == vmbus::RingStatus::kFull) {
+      channel_->Commit();
+      if (channel_->RequestRoom(static_cast<uint32_t>(payload.size() + all.size()))) return;
+      continue;
+    }
+    if (status != vmbus::RingStatus::kOk) {
+      queued_.clear();
+      return;
+    }
+    free_ids_.pop_back();
+    in_guest_[id - 1] = std::move(indication);
+    in_guest_[id - 1].active = true;
+    queued_.pop_front();
+  }
+}
+
+void NetworkChannel::HandleCompletion(uint64_t transaction) {
+  if (transaction == 0 || transaction > in_guest_.size() || !in_guest_[transaction - 1].active) {
+    return counters_.bad_completions.Add();
+  }
+  Indication& indication = in_guest_[transaction - 1];
+  indication.session->sections->Return(indication.sections);
+  indication = {};
+  free_ids_.push_back(static_cast<uint32_t>(transaction));
+}
+
+void NetworkChannel::Answer(uint64_t transaction, const proto::Nvsp& message) {
+  if (replies_.empty()) {
+    const auto status = channel_->Send(vmbus::kPacketCompletion, 0, transaction,
+                                       std::as_bytes(std::span(&message, 1)));
+    if (status != vmbus::RingStatus::kFull) return;
+  }
+  replies_.push_back({transaction, message});
+}
+
+void NetworkChannel::FlushReplies() {
+  while (!replies_.empty()) {
+    const Reply& reply = replies_.front();
+    const auto status = channel_->Send(vmbus::kPacketCompletion, 0, reply.transaction,
+                                       std::as_bytes(std::span(&reply.message, 1)));
+    if (status == vmbus::RingStatus::kFull) {
+      channel_->Commit();
+      if (channel_->RequestRoom(sizeof(reply.message))) return;  // a doorbell will tell
+      continue;
+    }
+    replies_.pop_front();
+  }
+}
+
+}  // namespace partita::network

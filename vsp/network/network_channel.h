@@ -1,0 +1,176 @@
+// One channel of a network adapter and its loop thread. See network_vsp.h.
+#ifndef PARTITA_VSP_NETWORK_NETWORK_CHANNEL_H_
+#define PARTITA_VSP_NETWORK_NETWORK_CHANNEL_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "base/io_ring.h"
+#include "base/mutex.h"
+#include "vmbus/protocol/network_protocol.h"
+#include "vmbus/server/server_channel.h"
+#include "vsp/burst_scheduling.h"
+#include "vsp/network/network_vsp.h"
+#include "vsp/network/offload.h"
+
+namespace partita::network {
+
+class NetworkChannel final : public FrameOwner {
+ public:
+  static absl::StatusOr<std::unique_ptr<NetworkChannel>> Start(
+      NetworkVsp& adapter, std::shared_ptr<vmbus::ServerChannel> channel, uint32_t primary);
+  ~NetworkChannel();
+
+  // Finishes or takes back what is in flight, then ends the thread; `done` is called from it. Any
+  // thread.
+  void Stop(std::function<void()> done);
+  // Makes the loop look at the adapter again. Any thread.
+  void Wake() { wake_event_.Set(); }
+
+  // FrameOwner
+  void OnSent(TransmitFrame& frame, bool ok) override;
+  ReceiveSlot* TakeSlot() override;
+  void OnReceived(ReceiveSlot& slot, uint32_t length) override;
+
+ private:
+  static constexpr size_t kMaxFrames = 1024;    // on their way out
+  static constexpr size_t kRangesPerPacket = 64;
+
+  // A packet of the guest, answered when its last frame is sent.
+  struct Outgoing {
+    uint64_t transaction = 0;
+    uint32_t frames = 0;
+    bool ok = true;
+    bool answer = false;
+  };
+  struct Frame : TransmitFrame {
+    Outgoing* packet = nullptr;
+    std::array<std::byte, kMaxFrameHeader + 4> head{};  // room for a tag
+  };
+  struct Slot : ReceiveSlot {
+    std::shared_ptr<const Session> session;
+    std::vector<uint32_t> sections;
+  };
+  // Frames on their way to the guest in one packet, and the sections it holds until it answers.
+  struct Indication {
+    std::shared_ptr<const Session> session;
+    std::vector<vmbus::network::TransferPageRange> ranges;
+    std::vector<uint32_t> sections;
+    bool control = false;
+    bool active = false;
+  };
+  // The eventfd of the doorbell (or of Wake), read through the ring.
+  struct EventOp final : IoRing::Op {
+    explicit EventOp(NetworkChannel& c, bool d) : channel(c), is_doorbell(d) {}
+    void OnComplete(int32_t result, uint32_t flags) override;
+    NetworkChannel& channel;
+    const bool is_doorbell;
+    bool armed = false;
+    uint64_t value = 0;
+  };
+
+  NetworkChannel(NetworkVsp& adapter, std::shared_ptr<vmbus::ServerChannel> channel,
+                 uint32_t primary, EventFd wake);
+  absl::Status Prepare();
+  void ThreadMain();
+  void Arm(EventOp& op, int fixed_file);
+  static void Check(int result);
+  void Refresh();
+  // Runs what other threads have left for the loop.
+  void RunPosted();
+  void Post(std::function<void()> task);
+
+  bool DrainRing();
+  void HandlePacket(const vmbus::Packet& packet);
+  void HandleNvsp(const vmbus::network::Nvsp& message, uint64_t transaction, bool answer);
+  void HandleInit(const vmbus::network::Nvsp& message, uint64_t transaction);
+  void HandleBuffer(const vmbus::network::Nvsp& message, uint64_t transaction);
+  void UseReceiveBuffer(const vmbus::Gpadl* gpadl, uint64_t transaction);
+  void UseSendBuffer(const vmbus::Gpadl* gpadl, uint64_t transaction);
+  void Publish();
+  void HandleRndis(const vmbus::Packet& packet, const vmbus::network::Nvsp& message);
+  void HandleControl(uint64_t transaction, bool answer);
+  void HandleFrames(uint64_t transaction, bool answer);
+  bool SendFrame(const FrameLayout& layout, uint64_t message_at, Outgoing& packet);
+  void HandleCompletion(uint64_t transaction);
+  // The bytes of a guest's packet: its section, then its ranges.
+  bool Gather(const vmbus::Packet& packet, const vmbus::network::Nvsp& message);
+  void CopyStream(uint64_t at, std::span<std::byte> out) const;
+  void SliceStream(uint64_t at, uint64_t length, std::vector<iovec>& out);
+  void FinishPacket(Outgoing& packet);
+
+  void Deliver(Slot& slot, uint32_t length);
+  void DeliverControl(std::span<const std::byte> message);
+  void ReleaseSlot(Slot& slot, uint32_t used);
+  void FlushIndications();
+  void Answer(uint64_t transaction, const vmbus::network::Nvsp& message);
+  void FlushReplies();
+  [[nodiscard]] bool primary() const { return channel_->identity().subchannel_index == 0; }
+
+  NetworkVsp& adapter_;
+  NetworkCounters& counters_;
+  std::shared_ptr<vmbus::ServerChannel> channel_;
+  const uint32_t primary_relid_;
+  EventFd wake_event_;
+  std::unique_ptr<IoRing> ring_;
+  std::unique_ptr<NetQueue> queue_;
+  BurstScheduling scheduling_;
+
+  // The primary's part.
+  RndisControl control_;
+  uint32_t version_ = 0;
+  uint32_t mtu_ = 1500;
+  uint64_t capabilities_ = 0;
+  std::unique_ptr<Session> unpublished_;  // waits for the send buffer
+  bool told_link_ = true;
+
+  std::shared_ptr<const Session> session_;
+  uint32_t seen_generation_ = 0;
+  bool coalesced_ = false;
+
+  std::vector<iovec> stream_;
+  uint64_t stream_length_ = 0;
+  size_t cursor_ = 0;  // iovec of stream_ that covers cursor_at_
+  uint64_t cursor_at_ = 0;
+  std::vector<std::unique_ptr<Frame>> frames_;
+  std::vector<Frame*> free_frames_;
+  std::vector<std::unique_ptr<Outgoing>> packets_;
+  std::vector<Outgoing*> free_packets_;
+  size_t frames_in_flight_ = 0;
+
+  std::vector<std::unique_ptr<Slot>> slots_;
+  std::vector<Slot*> free_slots_;
+  size_t slots_out_ = 0;
+  Indication pending_;               // being filled
+  std::deque<Indication> queued_;    // the outgoing ring was full
+  std::vector<Indication> in_guest_;  // by transaction id - 1
+  std::vector<uint32_t> free_ids_;
+  struct Reply {
+    uint64_t transaction;
+    vmbus::network::Nvsp message;
+  };
+  std::deque<Reply> replies_;
+  bool ring_open_ = true;
+  bool stopping_ = false, cancelled_ = false;
+  uint32_t packets_of_wake_ = 0;
+  EventOp doorbell_op_{*this, true};
+  EventOp wake_op_{*this, false};
+  std::atomic<bool> stop_requested_ = false;
+  std::function<void()> done_;
+  Mutex mutex_;
+  std::vector<std::function<void()>> posted_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+  std::thread thread_;
+};
+
+}  // namespace partita::network
+
+#endif  // PARTITA_VSP_NETWORK_NETWORK_CHANNEL_H_

@@ -1,0 +1,144 @@
+#include "vsp/network/network_vsp.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+#include "vsp/network/network_channel.h"
+
+namespace partita::network {
+
+void NetworkCounters::DescribeTo(StatSink& sink) const {
+  sink.Add("network.sent", sent);
+  sink.Add("network.sent_bytes", sent_bytes);
+  sink.Add("network.sent_large", large_sent);
+  sink.Add("network.send_errors", send_errors);
+  sink.Add("network.received", received);
+  sink.Add("network.received_bytes", received_bytes);
+  sink.Add("network.received_large", large_received);
+  sink.Add("network.dropped.no_sections", no_sections);
+  sink.Add("network.dropped.unwanted", unwanted);
+  sink.Add("network.dropped.vlan", wrong_vlan);
+  sink.Add("network.rejected.packets", bad_packets);
+  sink.Add("network.rejected.frames", bad_frames);
+  sink.Add("network.rejected.offloads", bad_offloads);
+  sink.Add("network.rejected.state", wrong_state);
+  sink.Add("network.rejected.completions", bad_completions);
+  sink.Add("network.system_calls", system_calls);
+  sink.Add("network.loop_wakes", loop_wakes);
+  control.DescribeTo(sink);
+}
+
+NetworkVsp::NetworkVsp(Options options, std::unique_ptr<NetBackend> backend)
+    : options_(std::move(options)), backend_(std::move(backend)) {}
+
+NetworkVsp::~NetworkVsp() {
+  decltype(channels_) channels;
+  MutexLock lock(mutex_);
+  channels_.swap(channels);
+}
+
+vmbus::OfferParameters NetworkVsp::offer() const {
+  vmbus::OfferParameters parameters;
+  parameters.type = vmbus::kNetworkClass;
+  parameters.instance = options_.instance;
+  return parameters;
+}
+
+uint32_t NetworkVsp::max_packet() const {
+  // A 64 KiB frame in pieces of any size, with room to spare; Linux sends at most 19 ranges.
+  constexpr uint32_t kPages = 64;
+  return sizeof(vmbus::PacketDescriptor) + sizeof(vmbus::GpaDirectHeader) +
+         kPages * (sizeof(vmbus::GpaRange) + sizeof(uint64_t)) + sizeof(vmbus::network::Nvsp);
+}
+
+bool NetworkVsp::OnOpen(const vmbus::OpenRequest& request,
+                        std::shared_ptr<vmbus::ServerChannel> channel) {
+  const uint32_t queue = request.subchannel_index;
+  if (queue >= options_.queues) return false;
+  if (queue == 0) {
+    SetFlow(false, false);
+    SetSession(nullptr);
+  }
+  auto started = NetworkChannel::Start(*this, std::move(channel), request.primary);
+  if (!started.ok()) {
+    Log("network: a channel cannot open: " + std::string(Message(started.status())));
+    return false;
+  }
+  std::unique_ptr<NetworkChannel> old;
+  MutexLock lock(mutex_);
+  old = std::exchange(channels_[request.relid], *std::move(started));
+  return true;
+}
+
+void NetworkVsp::OnClose(uint32_t relid, std::function<void()> done) {
+  NetworkChannel* channel = nullptr;
+  {
+    MutexLock lock(mutex_);
+    const auto it = channels_.find(relid);
+    if (it != channels_.end()) channel = it->second.get();
+  }
+  if (channel == nullptr) return done();
+  channel->Stop(std::move(done));
+}
+
+AdapterFeatures NetworkVsp::features() const {
+  const NetProperties& p = backend_->properties();
+  return {.mac = options_.mac,
+          .mtu = 1500,
+          .queues = options_.queues,
+          .checksum = p.checksum,
+          .large_send = p.large_send,
+          .coalesced = p.coalesced,
+          .link_speed = p.link_speed};
+}
+
+AdapterTotals NetworkVsp::totals() const {
+  return {.sent = counters_.sent.value(),
+          .received = counters_.received.value(),
+          .send_errors = counters_.send_errors.value(),
+          .receive_errors = counters_.unwanted.value(),
+          .no_buffer = counters_.no_sections.value()};
+}
+
+void NetworkVsp::RequestSubChannels(uint32_t primary, uint32_t count) {
+  if (server_ != nullptr) server_->RequestSubChannels(primary, count);
+}
+
+void NetworkVsp::FindGpadl(uint32_t relid, uint32_t handle,
+                           std::function<void(std::shared_ptr<const vmbus::Gpadl>)> found) {
+  server_->FindGpadl(relid, handle, std::move(found));
+}
+
+std::shared_ptr<const Session> NetworkVsp::session() {
+  MutexLock lock(mutex_);
+  return session_;
+}
+
+void NetworkVsp::SetSession(std::shared_ptr<const Session> session) {
+  {
+    MutexLock lock(mutex_);
+    if (session_ == session) return;
+    session_ = std::move(session);
+  }
+  WakeAll();
+}
+
+void NetworkVsp::SetFlow(bool receiving, bool coalesced) {
+  const bool changed = receiving_.exchange(receiving) != receiving;
+  if ((coalesced_.exchange(coalesced) != coalesced) || changed) WakeAll();
+}
+
+void NetworkVsp::WakeAll() {
+  generation_.fetch_add(1);
+  MutexLock lock(mutex_);
+  for (const auto& [relid, channel] : channels_) channel->Wake();
+}
+
+void NetworkVsp::SetLink(bool up) {
+  if (link_up_.exchange(up) != up) WakeAll();
+}
+
+void NetworkVsp::DescribeTo(StatSink& sink) const { counters_.DescribeTo(sink); }
+
+}  // namespace partita::network
