@@ -1,70 +1,15 @@
 """Guests that are measured against each other: all are booted, then take turns, so that a machine whose speed
 drifts does so for each of them. A guest runs `tests/lab/guest-init` and does what its console is told."""
 import os
-import socket
 import statistics
 import subprocess
-import time
 
 EXITS = "/sys/kernel/debug/kvm/exits"  # KVM's own count, over all machines
-BOOT_LIMIT = 240  # seconds; the processor is emulated
 
 
 def exits():
     with open(EXITS) as file:
         return int(file.read())
-
-
-class Guest:
-    def __init__(self, name, command, console):
-        """`command` makes the console a listening Unix socket at `console`."""
-        self.name = name
-        self.log = console + ".log"
-        self.notes = open(console + ".notes", "w")
-        self.process = subprocess.Popen(command, stdout=self.notes, stderr=subprocess.STDOUT)
-        self.text = ""
-        end = time.monotonic() + BOOT_LIMIT
-        while True:
-            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                self.socket.connect(console)
-                break
-            except OSError:
-                self.socket.close()
-                if self.process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(self.complaint("no console")) from None
-                time.sleep(0.1)
-
-    def complaint(self, what):
-        self.notes.flush()
-        with open(self.notes.name) as file:
-            return "%s: %s\n%s\n%s" % (self.name, what, self.text[-2000:], file.read()[-2000:])
-
-    def wait_for(self, wanted, limit=BOOT_LIMIT):
-        """Reads the console until `wanted` comes; returns what came before."""
-        end = time.monotonic() + limit
-        while wanted not in self.text:
-            self.socket.settimeout(max(0.1, end - time.monotonic()))
-            try:
-                data = self.socket.recv(4096)
-            except TimeoutError:
-                raise RuntimeError(self.complaint("did not say %r" % wanted)) from None
-            if not data:
-                raise RuntimeError(self.complaint("ended before it said %r" % wanted))
-            self.text += data.decode(errors="replace").replace("\r", "")
-        before, self.text = self.text.split(wanted, 1)
-        return before
-
-    def tell(self, line):
-        self.socket.sendall(line.encode() + b"\n")
-
-    def fact(self, name):
-        self.wait_for("FACT %s=" % name)
-        return self.wait_for("\n")
-
-    def end(self):
-        self.tell("end")
-        self.process.wait(60)
 
 
 class Bounds:

@@ -13,6 +13,7 @@
 #include "tools/partita/nearest.h"
 #include "tools/partita/run_command.h"
 #include "tools/partita/run_config.h"
+#include "tools/partita/switch_command.h"
 
 namespace partita {
 namespace {
@@ -226,6 +227,33 @@ CLI::App* AddCtl(CLI::App& root, CtlOptions& o) {
   return ctl;
 }
 
+struct SwitchVerbs {
+  SwitchOptions options;
+  const CLI::App *make = nullptr, *remove = nullptr, *list = nullptr;
+};
+void AddSwitch(CLI::App& root, SwitchVerbs& verbs) {
+  SwitchOptions& o = verbs.options;
+  CLI::App* command = root.add_subcommand("switch", "Virtual switches, which are Linux bridges");
+  command->require_subcommand(1);
+  CLI::App* make =
+      command->add_subcommand("new", "Make a switch; partitions join by --net bridge=");
+  make->add_option("NAME", o.name)->required();
+  make->add_option("--type", o.type,
+                   "private: partitions only; internal: and the host; external: and a network\n"
+                   "interface; nat: internal, with masquerading, DHCP and DNS")
+      ->check(CLI::IsMember({"private", "internal", "external", "nat"}))
+      ->capture_default_str();
+  make->add_option("--address", o.address, "The host's, like 10.0.0.1/24 (internal, nat)");
+  make->add_option("--interface", o.interface, "Network interface to take in (external)");
+  CLI::App* remove = command->add_subcommand("remove", "Remove a switch and what belongs to it");
+  remove->add_option("NAME", o.name)->required();
+  CLI::App* list = command->add_subcommand("list", "Show switches and their ports");
+  list->add_flag("--json", o.json, "Machine-readable");
+  verbs.make = make;
+  verbs.remove = remove;
+  verbs.list = list;
+}
+
 int Main(int argc, char** argv) {
   CLI::App root("Partita runs unmodified Hyper-V guests on Linux KVM.", "partita");
   root.require_subcommand(1);
@@ -235,6 +263,8 @@ int Main(int argc, char** argv) {
   const CLI::App* bench_storage = AddBench(root, bench);
   CtlOptions ctl;
   const CLI::App* ctl_command = AddCtl(root, ctl);
+  SwitchVerbs switches;
+  AddSwitch(root, switches);
   CLI::App* host = root.add_subcommand("host", "Show what this host's KVM and kernel offer");
   bool json = false;
   host->add_flag("--json", json, "Machine-readable");
@@ -249,6 +279,9 @@ int Main(int argc, char** argv) {
     if (const int status = ApplyConfig(root, run, argc, argv); status != 0) return status;
   }
   if (ctl_command->parsed()) return RunCtl(ctl);
+  if (switches.make->parsed()) return NewSwitch(switches.options);
+  if (switches.remove->parsed()) return RemoveSwitch(switches.options);
+  if (switches.list->parsed()) return ListSwitches(switches.options);
   if (host->parsed()) return ShowHost(json);
   if (bench_storage->parsed()) return BenchStorage(bench);
   return RunPartition(run);

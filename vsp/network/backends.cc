@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <utility>
 
 #include "base/log.h"
@@ -19,10 +20,14 @@
 namespace partita::network {
 namespace {
 
-// An asynchronous cancel of one operation; its own completion says nothing of interest.
+// An asynchronous cancel of one operation.
 struct CancelOp final : IoRing::Op {
   bool pending = false;
-  void OnComplete(int32_t, uint32_t) override { pending = false; }
+  std::function<void()> then;  // once this cancel is over, whatever became of it
+  void OnComplete(int32_t, uint32_t) override {
+    pending = false;
+    if (then) then();
+  }
   void Start(IoRing& ring, IoRing::Op* target) {
     io_uring_sqe* sqe = ring.Prepare(this);
     if (sqe == nullptr) return;
@@ -37,8 +42,8 @@ struct CancelOp final : IoRing::Op {
 
 class TapQueue final : public NetQueue {
  public:
-  // Reads in one chain. A chain is linked, so that one of them waits for a frame and the rest follow
-  // without a system call or a wait of their own.
+  // Reads in one chain. A chain is linked, so that one of them waits for a frame and the rest
+  // follow without a system call or a wait of their own.
   static constexpr size_t kChain = 32;
 
   TapQueue(FrameOwner& owner, IoRing& ring, int fixed, int fd)
@@ -59,7 +64,7 @@ class TapQueue final : public NetQueue {
   }
 
   void PostReceives() override {
-    if (reads_ != 0 || cancelled_) return;
+    if (reads_ != 0 || cancelled_ || cancel_.pending) return;
     std::array<io_uring_sqe*, kChain> chain{};
     size_t count = 0;
     // A chain must not be cut in two by a submission in between.
@@ -92,23 +97,23 @@ class TapQueue final : public NetQueue {
     cancelled_ = true;
     CancelReceives();
   }
+  // Of a chain only the first operation is known to the kernel as waiting; with its end the next
+  // one starts and waits. So they are cancelled one after the other, each as often as it takes.
   void CancelReceives() override {
-    for (size_t i = 0; i < kChain; ++i) {
-      if (read_ops_[i].slot != nullptr && !cancels_[i].pending) {
-        cancels_[i].Start(ring_, &read_ops_[i]);
-      }
-    }
+    if (reads_ == 0 || cancel_.pending) return;
+    const auto first = std::find_if(read_ops_.begin(), read_ops_.end(),
+                                    [](const ReadOp& op) { return op.slot != nullptr; });
+    cancel_.then = [this] { CancelReceives(); };
+    cancel_.Start(ring_, &*first);
   }
   [[nodiscard]] bool Idle() const override {
-    return sends_ == 0 && reads_ == 0 &&
-           std::none_of(cancels_.begin(), cancels_.end(), [](const auto& c) { return c.pending; });
+    return sends_ == 0 && reads_ == 0 && !cancel_.pending;
   }
 
   void SetCoalesced(bool coalesced) override {
     // A guest that takes no coalesced frames may be passing them on to others: then the kernel
     // finishes checksums too.
-    const unsigned offload =
-        coalesced ? TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN : 0u;
+    const unsigned offload = coalesced ? TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN : 0u;
     if (ioctl(fd_, TUNSETOFFLOAD, offload) != 0) {
       LogLimited("network: the TAP does not take its offloads: " + std::string(strerror(errno)));
     }
@@ -153,7 +158,7 @@ class TapQueue final : public NetQueue {
   std::vector<std::unique_ptr<SendOp>> send_ops_;
   std::vector<SendOp*> free_sends_;
   std::array<ReadOp, kChain> read_ops_;
-  std::array<CancelOp, kChain> cancels_;
+  CancelOp cancel_;
   size_t sends_ = 0, reads_ = 0;
   bool cancelled_ = false;
 };
@@ -441,15 +446,14 @@ class LocalBackend final : public NetBackend {
 absl::StatusOr<std::unique_ptr<NetBackend>> MakeTapBackend(std::vector<UniqueFd> queues) {
   if (queues.empty()) return InvalidArgument("a TAP without a descriptor");
   for (const UniqueFd& fd : queues) {
-    // Non-blocking: without it io_uring hands each operation to a thread of its own on kernels whose
-    // TAP does not say that it supports waiting without blocking (before 6.4).
+    // Non-blocking: without it io_uring hands each operation to a thread of its own on kernels
+    // whose TAP does not say that it supports waiting without blocking (before 6.4).
     const int flags = fcntl(fd.get(), F_GETFL);
     if (flags < 0 || fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0) {
       return SystemError("a TAP's descriptor");
     }
     int size = sizeof(VnetHeader);
-    if (ioctl(fd.get(), TUNSETVNETHDRSZ, &size) != 0 ||
-        ioctl(fd.get(), TUNSETOFFLOAD, 0) != 0) {
+    if (ioctl(fd.get(), TUNSETVNETHDRSZ, &size) != 0 || ioctl(fd.get(), TUNSETOFFLOAD, 0) != 0) {
       return SystemError("a TAP that has no virtio-net header");
     }
   }

@@ -1,0 +1,706 @@
+// The network adapter without a hypervisor: pure parsers first, then the whole path with the vsc
+// driver at one end, VMBus between, and a loopback or a stream at the other.
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "tests/fakes/hosted_partition.h"
+#include "vsc/network_vsc.h"
+#include "vsp/network/network_vsp.h"
+#include "vsp/network/offload.h"
+#include "vsp/network/rndis.h"
+
+namespace partita::network {
+namespace {
+
+namespace proto = vmbus::network;
+using vmbus::client::Result;
+
+template <typename T>
+std::span<const std::byte> BytesOf(const T& value) {
+  return std::as_bytes(std::span(&value, 1));
+}
+template <typename T>
+T LoadFrom(std::span<const std::byte> from) {
+  T value{};
+  EXPECT_GE(from.size(), sizeof(T));
+  if (from.size() >= sizeof(T)) std::memcpy(&value, from.data(), sizeof(T));
+  return value;
+}
+
+// --- RNDIS control ---
+
+class RndisTest : public testing::Test {
+ protected:
+  std::vector<std::byte> Send(uint32_t type, uint32_t oid, std::span<const std::byte> value,
+                              uint32_t offset = 20) {
+    proto::RndisQuery query{.header = {type, static_cast<uint32_t>(sizeof(query) + value.size())},
+                            .request_id = 7,
+                            .oid = oid,
+                            .length = static_cast<uint32_t>(value.size()),
+                            .offset = offset,
+                            .vc = 0};
+    std::vector<std::byte> message(sizeof(query) + value.size());
+    std::memcpy(message.data(), &query, sizeof(query));
+    if (!value.empty()) std::memcpy(message.data() + sizeof(query), value.data(), value.size());
+    return control.Handle(message, {.sent = 5});
+  }
+  std::vector<std::byte> Query(uint32_t oid, std::span<const std::byte> input = {}) {
+    const auto answer = Send(proto::kRndisQuery, oid, input);
+    const auto header = LoadFrom<proto::RndisQueryAnswer>(answer);
+    EXPECT_EQ(header.request_id, 7u);
+    EXPECT_EQ(header.header.length, answer.size());
+    if (header.status != proto::kRndisSuccess) {
+      EXPECT_EQ(header.offset, 0u) << "Linux would take this for an answer";
+      return {};
+    }
+    EXPECT_EQ(header.offset, 16u);
+    return {answer.begin() + sizeof(header), answer.end()};
+  }
+  uint32_t Set(uint32_t oid, std::span<const std::byte> value, uint32_t offset = 20) {
+    return LoadFrom<proto::RndisSetAnswer>(Send(proto::kRndisSet, oid, value, offset)).status;
+  }
+  RndisCounters counters;
+  RndisControl control{{.mac = {0, 0x15, 0x5D, 1, 2, 3},
+                        .mtu = 1500,
+                        .queues = 4,
+                        .checksum = true,
+                        .large_send = true,
+                        .coalesced = true},
+                       counters};
+};
+
+TEST_F(RndisTest, InitialisesAndHalts) {
+  const proto::RndisInitialize initialize{.header = {proto::kRndisInitialize, sizeof(initialize)},
+                                          .request_id = 9,
+                                          .major = 1,
+                                          .minor = 0,
+                                          .max_transfer = 0x4000};
+  const auto answer =
+      LoadFrom<proto::RndisInitializeAnswer>(control.Handle(BytesOf(initialize), {}));
+  EXPECT_EQ(answer.header.type, 0x80000002u);
+  EXPECT_EQ(answer.header.length, 52u);
+  EXPECT_EQ(answer.request_id, 9u);
+  EXPECT_EQ(answer.status, 0u);
+  EXPECT_TRUE(control.settings().initialized);
+  const uint32_t filter = 0xD;
+  EXPECT_EQ(Set(proto::kOidPacketFilter, BytesOf(filter)), proto::kRndisSuccess);
+  EXPECT_EQ(control.settings().filter, filter);
+  const proto::RndisSetAnswer halt{.header = {proto::kRndisHalt, 12}, .request_id = 1, .status = 0};
+  EXPECT_TRUE(control.Handle(BytesOf(halt), {}).empty());
+  EXPECT_FALSE(control.settings().initialized);
+  EXPECT_EQ(control.settings().filter, 0u);
+}
+
+TEST_F(RndisTest, EveryOidThatLinuxSends) {
+  EXPECT_EQ(LoadFrom<uint32_t>(Query(proto::kOidMaximumFrameSize)), 1500u);
+  EXPECT_EQ(LoadFrom<MacAddress>(Query(proto::kOidPermanentAddress)),
+            (MacAddress{0, 0x15, 0x5D, 1, 2, 3}));
+  EXPECT_TRUE(Query(proto::kOidFriendlyName).empty());
+  EXPECT_EQ(counters.unknown_oids.value(), 1u);
+  EXPECT_EQ(LoadFrom<uint32_t>(Query(proto::kOidMediaConnectStatus)), 0u);
+  control.SetLink(false);
+  EXPECT_EQ(LoadFrom<uint32_t>(Query(proto::kOidMediaConnectStatus)), 1u);
+  EXPECT_GT(LoadFrom<uint32_t>(Query(proto::kOidLinkSpeed)), 0u);
+  EXPECT_EQ(LoadFrom<uint64_t>(Query(proto::kOidTransmitOk)), 5u);
+  const auto scale = Query(proto::kOidReceiveScaleCapabilities, std::array<std::byte, 18>{});
+  ASSERT_EQ(scale.size(), 18u) << "20 are refused";
+  uint32_t queues = 0;
+  std::memcpy(&queues, scale.data() + 12, sizeof(queues));
+  EXPECT_EQ(queues, 4u);
+}
+
+TEST_F(RndisTest, OffloadCapabilitiesInEachSize) {
+  struct Header {
+    uint8_t type, revision;
+    uint16_t size;
+  };
+  for (const auto& [revision, size] : {std::pair{3, 156}, {2, 144}, {1, 112}}) {
+    const Header header{proto::kOffloadObject, static_cast<uint8_t>(revision),
+                        static_cast<uint16_t>(size)};
+    const auto answer = Query(proto::kOidOffloadCapabilities, BytesOf(header));
+    ASSERT_EQ(answer.size(), static_cast<size_t>(size));
+    const auto back = LoadFrom<Header>(answer);
+    EXPECT_EQ(back.type, 0xA7);
+    EXPECT_EQ(back.revision, revision);
+    EXPECT_EQ(back.size, size);
+    uint32_t tx4 = 0, lso = 0;
+    std::memcpy(&tx4, answer.data() + 8, sizeof(tx4));
+    std::memcpy(&lso, answer.data() + 84, sizeof(lso));
+    EXPECT_EQ(tx4 & 0x54u, 0x54u);
+    EXPECT_EQ(lso, 0xF53Cu);
+  }
+  const Header tiny{proto::kOffloadObject, 3, 8}, other{0x80, 3, 156};
+  EXPECT_TRUE(Query(proto::kOidOffloadCapabilities, BytesOf(tiny)).empty());
+  EXPECT_TRUE(Query(proto::kOidOffloadCapabilities, BytesOf(other)).empty());
+  EXPECT_TRUE(Query(proto::kOidOffloadCapabilities).empty());
+}
+
+TEST_F(RndisTest, CoalescedFramesAreSwitchedByTheGuest) {
+  std::array<uint8_t, 28> parameters{};
+  parameters[22] = parameters[23] = proto::kParameterEnabled;
+  EXPECT_EQ(Set(proto::kOidOffloadParameters, std::as_bytes(std::span(parameters))), 0u);
+  EXPECT_TRUE(control.settings().coalesced);
+  parameters[22] = parameters[23] = 0;  // no change
+  EXPECT_EQ(Set(proto::kOidOffloadParameters, std::as_bytes(std::span(parameters))), 0u);
+  EXPECT_TRUE(control.settings().coalesced);
+  parameters[22] = proto::kParameterDisabled;
+  EXPECT_EQ(Set(proto::kOidOffloadParameters, std::as_bytes(std::span(parameters))), 0u);
+  EXPECT_FALSE(control.settings().coalesced);
+}
+
+TEST_F(RndisTest, TheGuestSetsItsAddress) {
+  std::vector<uint8_t> value;
+  auto put32 = [&](uint32_t v) {
+    for (int i = 0; i < 4; ++i) value.push_back(static_cast<uint8_t>(v >> (8 * i)));
+  };
+  auto put_text = [&](std::string_view text) {
+    for (const char c : text) {
+      value.push_back(static_cast<uint8_t>(c));
+      value.push_back(0);
+    }
+  };
+  auto build = [&](std::string_view digits) {
+    value.clear();
+    put32(20), put32(28), put32(2), put32(48), put32(static_cast<uint32_t>(digits.size() * 2));
+    put_text("NetworkAddress");
+    put_text(digits);
+  };
+  build("00155DaAbBcC");
+  EXPECT_EQ(Set(proto::kOidConfigurationParameter, std::as_bytes(std::span(value))), 0u);
+  EXPECT_EQ(control.settings().mac, (MacAddress{0, 0x15, 0x5D, 0xAA, 0xBB, 0xCC}));
+  for (const char* bad : {"01155DAABBCC", "00155DAABB", "00155DAABBCX"}) {
+    build(bad);
+    EXPECT_NE(Set(proto::kOidConfigurationParameter, std::as_bytes(std::span(value))), 0u) << bad;
+  }
+  build("00155DAABBCC");
+  value[12] = 0xFF;  // the value lies outside
+  EXPECT_NE(Set(proto::kOidConfigurationParameter, std::as_bytes(std::span(value))), 0u);
+}
+
+TEST_F(RndisTest, LyingMessagesAreCounted) {
+  const uint32_t filter = 1;
+  EXPECT_EQ(Set(proto::kOidPacketFilter, {}), proto::kRndisInvalidData);
+  EXPECT_EQ(Set(proto::kOidPacketFilter, BytesOf(filter), 0xFFFFFFF0), proto::kRndisInvalidData);
+  EXPECT_EQ(Set(proto::kOidPacketFilter, BytesOf(filter), 0), proto::kRndisInvalidData);
+  EXPECT_EQ(Set(0x12345678, BytesOf(filter)), proto::kRndisNotSupported);
+  const uint64_t before = counters.bad_messages.value();
+  const proto::RndisHeader longer{proto::kRndisQuery, 1000}, tiny{proto::kRndisSet, 4},
+      unknown{99, 8}, headless{proto::kRndisQuery, 8};
+  for (const auto& header : {longer, tiny, unknown, headless}) {
+    EXPECT_TRUE(control.Handle(BytesOf(header), {}).empty());
+  }
+  EXPECT_TRUE(control.Handle({}, {}).empty());
+  EXPECT_EQ(counters.bad_messages.value(), before + 5);
+}
+
+// --- frames ---
+
+proto::RndisFrame GoodFrame() {
+  return {.header = {proto::kRndisPacket, 44 + 16 + 60},
+          .data_offset = 52,
+          .data_length = 60,
+          .oob_offset = 0,
+          .oob_length = 0,
+          .oob_count = 0,
+          .info_offset = 36,
+          .info_length = 16,
+          .vc = 0,
+          .reserved = 0};
+}
+
+TEST(FrameTest, HeadersThatLie) {
+  ASSERT_TRUE(ParseFrameHeader(GoodFrame(), 120));
+  EXPECT_FALSE(ParseFrameHeader(GoodFrame(), 119));
+  auto broken = [](auto change) {
+    proto::RndisFrame frame = GoodFrame();
+    change(frame);
+    return !ParseFrameHeader(frame, 120).has_value();
+  };
+  EXPECT_TRUE(broken([](auto& f) { f.header.type = 2; }));
+  EXPECT_TRUE(broken([](auto& f) { f.header.length = 43; }));
+  EXPECT_TRUE(broken([](auto& f) { f.data_offset = 35; }));
+  EXPECT_TRUE(broken([](auto& f) { f.data_offset = 0xFFFFFFFC; }));
+  EXPECT_TRUE(broken([](auto& f) { f.data_length = 61; }));
+  EXPECT_TRUE(broken([](auto& f) { f.data_length = 13; }));
+  EXPECT_TRUE(broken([](auto& f) { f.data_length = 0xFFFFFFFF; }));
+  EXPECT_TRUE(broken([](auto& f) { f.info_offset = 30; }));
+  EXPECT_TRUE(broken([](auto& f) { f.info_length = 0xFFFFFFFF; }));
+  EXPECT_TRUE(broken([](auto& f) { f.info_offset = 0xFFFFFFF8; }));
+}
+
+TEST(FrameTest, PacketInformation) {
+  using Record = std::array<uint32_t, 4>;
+  std::vector<Record> records = {{16, proto::kInfoChecksum, 12, 5},
+                                 {16, proto::kInfoHash, 12, 6},
+                                 {16, proto::kInfoVlan, 12, 0x71}};
+  auto bytes = [&] { return std::as_bytes(std::span(records)); };
+  auto requests = ParsePacketInfo(bytes());
+  ASSERT_TRUE(requests);
+  EXPECT_EQ(requests->checksum, 5u);
+  EXPECT_EQ(requests->vlan, 0x71u);
+  EXPECT_FALSE(requests->large_send);
+  EXPECT_TRUE(ParsePacketInfo({}));
+  for (const auto& [word, value] : {std::pair{0, 0u},
+                                    {0, 11u},
+                                    {0, 4096u},
+                                    {0, 0xFFFFFFFFu},
+                                    {2, 11u},
+                                    {2, 13u},
+                                    {2, 0xFFFFFFFEu}}) {
+    auto saved = records;
+    records[2][static_cast<size_t>(word)] = value;
+    EXPECT_FALSE(ParsePacketInfo(bytes())) << word << " " << value;
+    records = saved;
+  }
+  EXPECT_FALSE(ParsePacketInfo(bytes().first(40)));
+}
+
+// A TCP frame as Linux leaves it for LSO: lengths and IP checksum 0, TCP checksum without a length.
+std::vector<std::byte> LargeFrame(bool ipv6, size_t payload) {
+  const size_t ip = ipv6 ? 40 : 20;
+  std::vector<uint8_t> f(14 + ip + 20 + payload);
+  f[12] = ipv6 ? 0x86 : 0x08;
+  f[13] = ipv6 ? 0xDD : 0x00;
+  uint8_t* h = f.data() + 14;
+  if (ipv6) {
+    h[0] = 0x60;
+    h[6] = 6;
+    for (size_t i = 8; i < 40; ++i) h[i] = static_cast<uint8_t>(i * 7);
+  } else {
+    h[0] = 0x45;
+    h[8] = 64;
+    h[9] = 6;
+    for (size_t i = 12; i < 20; ++i) h[i] = static_cast<uint8_t>(i * 13);
+  }
+  h[ip + 12] = 0x50;
+  for (size_t i = 0; i < payload; ++i) h[ip + 20 + i] = static_cast<uint8_t>(i * 31 + 1);
+  std::vector<std::byte> out(f.size());
+  std::memcpy(out.data(), f.data(), f.size());
+  return out;
+}
+uint32_t SlowSum(std::span<const std::byte> bytes) {
+  uint32_t sum = 0;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    sum += std::to_integer<uint32_t>(bytes[i]) << ((i & 1) == 0 ? 8 : 0);
+    sum = (sum & 0xFFFF) + (sum >> 16);
+  }
+  return sum;
+}
+
+TEST(OffloadTest, LargeSendIsFinished) {
+  for (const bool ipv6 : {false, true}) {
+    auto frame = LargeFrame(ipv6, 30000);
+    const uint32_t tcp = ipv6 ? 54 : 34;
+    FrameRequests requests;
+    requests.large_send = 1448 | tcp << 20 | proto::kLargeSendV2 | (ipv6 ? 1u << 31 : 0);
+    VnetHeader header{};
+    ASSERT_TRUE(PrepareTransmit(requests, static_cast<uint32_t>(frame.size()),
+                                std::span(frame).first(kMaxFrameHeader), &header));
+    EXPECT_EQ(header.gso_type, ipv6 ? kVnetGsoTcp6 : kVnetGsoTcp4);
+    EXPECT_EQ(header.gso_size, 1448);
+    EXPECT_EQ(header.header_length, tcp + 20);
+    EXPECT_EQ(header.checksum_start, tcp);
+    EXPECT_EQ(header.checksum_offset, 16);
+    const auto ip = std::span(frame).subspan(14);
+    const size_t length_at = ipv6 ? 4 : 2;
+    EXPECT_EQ(std::to_integer<uint32_t>(ip[length_at]) << 8 |
+                  std::to_integer<uint32_t>(ip[length_at + 1]),
+              frame.size() - 14 - (ipv6 ? 40 : 0));
+    if (!ipv6) {
+      EXPECT_EQ(SlowSum(ip.first(20)), 0xFFFFu);
+    }
+    // Completed as one frame, the TCP checksum must be right.
+    const iovec all{frame.data(), frame.size()};
+    CompleteChecksum(std::span(&all, 1), static_cast<uint32_t>(frame.size()), tcp, 16);
+    uint32_t sum = SlowSum(std::span(frame).subspan(tcp)) +
+                   SlowSum(ipv6 ? ip.subspan(8, 32) : ip.subspan(12, 8)) + 6 +
+                   static_cast<uint32_t>(frame.size() - tcp);
+    while (sum >> 16 != 0) sum = (sum & 0xFFFF) + (sum >> 16);
+    EXPECT_EQ(sum, 0xFFFFu);
+  }
+}
+
+TEST(OffloadTest, NonsenseIsRefused) {
+  auto frame = LargeFrame(false, 3000);
+  VnetHeader header{};
+  auto large = [&](uint32_t value, size_t length, auto change) {
+    auto copy = frame;
+    change(copy);
+    FrameRequests requests;
+    requests.large_send = value;
+    return PrepareTransmit(requests, static_cast<uint32_t>(length),
+                           std::span(copy).first(std::min<size_t>(kMaxFrameHeader, length)),
+                           &header);
+  };
+  auto same = [](auto&) {};
+  const uint32_t good = 1448 | 34u << 20 | proto::kLargeSendV2;
+  EXPECT_TRUE(large(good, frame.size(), same));
+  EXPECT_FALSE(large(1448 | 1023u << 20 | proto::kLargeSendV2, frame.size(), same));
+  EXPECT_FALSE(large(1448 | 14u << 20 | proto::kLargeSendV2, frame.size(), same));
+  EXPECT_FALSE(large(good | 1u << 31, frame.size(), same)) << "not IPv6";
+  EXPECT_FALSE(large(0xFFFFF | 34u << 20, frame.size(), same));
+  EXPECT_FALSE(large(good, 40, same));
+  EXPECT_FALSE(large(good, frame.size(), [](auto& f) { f[14] = std::byte{0x4F}; }));
+  EXPECT_FALSE(large(good, frame.size(), [](auto& f) { f[23] = std::byte{17}; }));
+  EXPECT_FALSE(large(good, frame.size(), [](auto& f) { f[34 + 12] = std::byte{0x10}; }));
+  EXPECT_FALSE(large(good, 54, same)) << "no payload";
+  EXPECT_TRUE(large(good, 54 + 1448, same));
+  EXPECT_EQ(header.gso_type, kVnetGsoNone) << "one segment is no large send";
+  FrameRequests checksum;
+  checksum.checksum = proto::kTxIpv4 | proto::kTxTcp | 1000u << 16;
+  EXPECT_FALSE(PrepareTransmit(checksum, 100, {}, &header));
+  checksum.checksum = proto::kTxIpv4 | proto::kTxUdp | 34u << 16;
+  EXPECT_TRUE(PrepareTransmit(checksum, 100, {}, &header));
+  EXPECT_EQ(header.checksum_offset, 6);
+}
+
+TEST(OffloadTest, ChecksumOverPiecesOfEveryKind) {
+  std::vector<std::byte> data(257);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(i * 89 + 3);
+  for (const uint32_t start : {0u, 1u, 14u, 33u}) {
+    auto whole = data;
+    std::fill_n(whole.begin() + start + 6, 2, std::byte{0});
+    uint32_t sum = SlowSum(std::span(whole).subspan(start));
+    const auto wanted = static_cast<uint16_t>(~sum);
+    for (const size_t cut : {size_t{1}, size_t{40}, size_t{41}, size_t{start + 7}, size_t{200}}) {
+      auto copy = whole;
+      const iovec parts[] = {{copy.data(), cut}, {copy.data() + cut, copy.size() - cut}};
+      CompleteChecksum(parts, static_cast<uint32_t>(copy.size()), start, 6);
+      EXPECT_EQ(std::to_integer<uint32_t>(copy[start + 6]) << 8 |
+                    std::to_integer<uint32_t>(copy[start + 7]),
+                wanted)
+          << start << " " << cut;
+    }
+  }
+  // Positions outside change nothing.
+  auto copy = data;
+  const iovec all{copy.data(), copy.size()};
+  CompleteChecksum(std::span(&all, 1), 257, 256, 16);
+  CompleteChecksum(std::span(&all, 1), 257, 0xFFFFFFFF, 0xFFFFFFFF);
+  EXPECT_EQ(copy, data);
+}
+
+TEST(OffloadTest, WhatTheGuestIsToldOfAReceivedFrame) {
+  auto frame = LargeFrame(false, 100);
+  bool finish = false;
+  EXPECT_EQ(ReceiveChecksumInfo({}, frame, &finish), 0u);
+  EXPECT_FALSE(finish);
+  const VnetHeader partial{.flags = kVnetNeedsChecksum,
+                           .gso_type = 0,
+                           .header_length = 0,
+                           .gso_size = 0,
+                           .checksum_start = 34,
+                           .checksum_offset = 16};
+  EXPECT_EQ(ReceiveChecksumInfo(partial, frame, &finish), proto::kRxTcpOk | proto::kRxIpOk);
+  EXPECT_FALSE(finish);
+  frame[23] = std::byte{17};
+  EXPECT_EQ(ReceiveChecksumInfo(partial, frame, &finish), proto::kRxUdpOk | proto::kRxIpOk);
+  EXPECT_TRUE(finish) << "a DHCP client looks at the checksum itself";
+  frame[23] = std::byte{132};
+  VnetHeader other = partial;
+  other.checksum_offset = 8;
+  EXPECT_EQ(ReceiveChecksumInfo(other, frame, &finish), 0u);
+  EXPECT_TRUE(finish);
+  EXPECT_EQ(ReceiveChecksumInfo(partial, std::span(frame).first(10), &finish), proto::kRxTcpOk);
+}
+
+// --- the whole adapter ---
+
+class AdapterTest : public testing::Test {
+ protected:
+  void Build(std::unique_ptr<NetBackend> backend, uint16_t vlan = 0, uint32_t queues = 1) {
+    adapter = std::make_unique<NetworkVsp>(NetworkVsp::Options{.instance = {{5}},
+                                                               .mac = {0, 0x15, 0x5D, 9, 8, 7},
+                                                               .queues = queues,
+                                                               .vlan = vlan,
+                                                               .name = "test"},
+                                           std::move(backend));
+    adapter->Connect(partition.server());
+    partition.OnControl([&] { ASSERT_NE(partition.server().AddDevice(*adapter), 0u); });
+    ASSERT_EQ(connection.Connect(vmbus::kVersion5_3, 0), Result::kOk);
+    ASSERT_EQ(connection.RequestOffers(), Result::kOk);
+    Open(primary, 0);
+    driver = std::make_unique<vsc::NetworkVsc>(connection, transport, primary);
+    buffers = {.receive = {partition.Allocate(1 << 20), 1 << 20},
+               .send = {partition.Allocate(256 << 10), 256 << 10},
+               .scratch = partition.Allocate(4096)};
+  }
+  void TearDown() override {
+    partition.Shutdown();
+    adapter.reset();
+  }
+  void Open(vmbus::client::Channel& channel, uint16_t index) {
+    const vmbus::Offer* offer = connection.Await(vmbus::kNetworkClass, index);
+    ASSERT_NE(offer, nullptr);
+    constexpr size_t kPages = 66;
+    auto** list = reinterpret_cast<std::byte**>(partition.Allocate(4096));
+    ASSERT_EQ(channel.Open(connection, transport, *offer, partition.Allocate(kPages * 4096), kPages,
+                           list, {partition.Allocate(8192), 8192}, 0),
+              Result::kOk);
+  }
+  std::map<std::string, uint64_t> Stats() {
+    StatSink sink;
+    adapter->DescribeTo(sink);
+    return sink.values();
+  }
+  // Sends frames of these lengths and collects `expected` that come back.
+  std::vector<std::vector<std::byte>> Exchange(const std::vector<uint32_t>& lengths,
+                                               size_t expected) {
+    std::vector<std::vector<std::byte>> back;
+    auto collect = [&](std::byte* data, uint32_t length) {
+      back.emplace_back(data, data + length);
+    };
+    uint8_t fill = 1;
+    for (const uint32_t length : lengths) {
+      std::byte* at = driver->Prepare(length);
+      while (at == nullptr) {
+        EXPECT_TRUE(driver->Flush(primary));
+        primary.Commit();
+        while (driver->Poll(primary, collect)) {
+        }
+        primary.Commit();
+        at = driver->Prepare(length);
+        if (at == nullptr && !transport.Wait()) return back;
+      }
+      std::memset(at, fill++, length);
+      at[12] = at[13] = std::byte{0x88};
+    }
+    EXPECT_TRUE(driver->Flush(primary));
+    primary.Commit();
+    while (back.size() < expected || driver->pending() > 0) {
+      const bool got = driver->Poll(primary, collect);
+      primary.Commit();
+      if (!got && !transport.Wait()) {
+        ADD_FAILURE() << "only " << back.size() << " frames of " << expected;
+        break;
+      }
+    }
+    return back;
+  }
+
+  testing_support::HostedPartition partition;
+  std::unique_ptr<NetworkVsp> adapter;
+  testing_support::HostedPartition::GuestTransport transport{partition};
+  vmbus::client::Connection connection{transport};
+  vmbus::client::Channel primary;
+  vsc::NetworkVsc::Buffers buffers;
+  std::unique_ptr<vsc::NetworkVsc> driver;
+};
+
+TEST_F(AdapterTest, FramesGoThroughAndBack) {
+  Build(MakeLoopbackBackend(1));
+  ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
+  EXPECT_EQ(driver->mac()[5], 7);
+  std::vector<uint32_t> lengths;
+  for (uint32_t i = 0; i < 300; ++i) lengths.push_back(60 + i * 4);
+  const auto back = Exchange(lengths, lengths.size());
+  ASSERT_EQ(back.size(), lengths.size());
+  for (size_t i = 0; i < back.size(); ++i) {
+    ASSERT_EQ(back[i].size(), lengths[i]) << i;
+    EXPECT_EQ(back[i][0], static_cast<std::byte>(i + 1));
+    EXPECT_EQ(back[i].back(), static_cast<std::byte>(i + 1));
+  }
+  const auto stats = Stats();
+  EXPECT_EQ(stats.at("network.sent"), 300u);
+  EXPECT_EQ(stats.at("network.received"), 300u);
+  EXPECT_EQ(stats.at("network.rejected.frames"), 0u);
+}
+
+TEST_F(AdapterTest, AccessModeTagsTheWireAndNotTheGuest) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+  const UniqueFd wire(ends[0]);
+  auto backend = MakeStreamBackend(UniqueFd(ends[1]));
+  ASSERT_TRUE(backend.ok());
+  Build(*std::move(backend), 7);
+  ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
+  Exchange({60}, 0);
+  std::array<uint8_t, 128> got{};
+  ASSERT_EQ(recv(wire.get(), got.data(), 4 + 64, MSG_WAITALL), 68);
+  EXPECT_EQ(got[3], 64) << "four more bytes";
+  EXPECT_EQ(got[4 + 12], 0x81);
+  EXPECT_EQ(got[4 + 15], 7);
+  EXPECT_EQ(got[4 + 16], 0x88);
+  // Back with the right tag, with another, and with none: only the first arrives, without its tag.
+  std::vector<uint8_t> frames;
+  for (const int tag : {7, 8, 0}) {
+    std::vector<uint8_t> frame(got.begin() + 4, got.begin() + 68);
+    frame[15] = static_cast<uint8_t>(tag);
+    if (tag == 0) frame[12] = frame[13] = 0x88;
+    const uint8_t length[] = {0, 0, 0, 64};
+    frames.insert(frames.end(), length, length + 4);
+    frames.insert(frames.end(), frame.begin(), frame.end());
+  }
+  ASSERT_EQ(send(wire.get(), frames.data(), frames.size(), 0), static_cast<ssize_t>(frames.size()));
+  const auto back = Exchange({60}, 1);
+  ASSERT_EQ(back.size(), 1u);
+  ASSERT_EQ(back[0].size(), 60u);
+  EXPECT_EQ(back[0][12], std::byte{0x88});
+  for (int i = 0; i < 1000 && Stats().at("network.dropped.vlan") < 2; ++i) usleep(1000);
+  EXPECT_EQ(Stats().at("network.dropped.vlan"), 2u);
+}
+
+TEST_F(AdapterTest, AStreamThatIsCutInOddPlacesAndLies) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+  UniqueFd wire(ends[0]);
+  auto backend = MakeStreamBackend(UniqueFd(ends[1]));
+  ASSERT_TRUE(backend.ok());
+  Build(*std::move(backend));
+  ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
+  std::vector<uint8_t> stream;
+  for (uint32_t i = 0; i < 20; ++i) {
+    const uint32_t length = 100 + i, order = htonl(length);
+    stream.insert(stream.end(), reinterpret_cast<const uint8_t*>(&order),
+                  reinterpret_cast<const uint8_t*>(&order) + 4);
+    stream.insert(stream.end(), length, static_cast<uint8_t>(i));
+  }
+  for (size_t at = 0; at < stream.size(); at += 37) {
+    const size_t part = std::min<size_t>(37, stream.size() - at);
+    ASSERT_EQ(send(wire.get(), stream.data() + at, part, 0), static_cast<ssize_t>(part));
+  }
+  const auto back = Exchange({60}, 20);
+  ASSERT_EQ(back.size(), 20u);
+  EXPECT_EQ(back[19].size(), 119u);
+  const uint32_t huge = 0xFFFFFFFF;
+  ASSERT_EQ(send(wire.get(), &huge, sizeof(huge), 0), 4);
+  // The wire is dead now, the adapter is not: sends fail and are answered.
+  for (int i = 0; i < 2000 && Stats().at("network.send_errors") == 0; ++i) {
+    Exchange({60}, 0);
+    usleep(1000);
+  }
+  EXPECT_GT(Stats().at("network.send_errors"), 0u);
+}
+
+TEST_F(AdapterTest, LinkChangesReachTheGuest) {
+  Build(MakeLoopbackBackend(1));
+  ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
+  partition.OnControl([&] { adapter->SetLink(false); });
+  uint32_t status = 1;
+  for (int i = 0; i < 2000; ++i) {
+    size_t length = 0;
+    ASSERT_EQ(driver->Query(proto::kOidMediaConnectStatus, {},
+                            std::as_writable_bytes(std::span(&status, 1)), &length),
+              Result::kOk);
+    if (status == 1) break;
+    usleep(1000);
+  }
+  EXPECT_EQ(status, 1u);
+  EXPECT_TRUE(Exchange({60, 60}, 0).empty()) << "sent into a wire that is not plugged in";
+}
+
+TEST_F(AdapterTest, SubChannelsAreGrantedAsFarAsThereAreQueues) {
+  Build(MakeLoopbackBackend(3), 0, 3);
+  ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
+  uint32_t granted = 0;
+  ASSERT_EQ(driver->RequestSubChannels(9, &granted), Result::kOk);
+  EXPECT_EQ(granted, 2u);
+  vmbus::client::Channel second, third;
+  Open(second, 1);
+  Open(third, 2);
+  // A frame sent on a sub-channel comes back on it.
+  std::byte* at = driver->Prepare(80);
+  ASSERT_NE(at, nullptr);
+  std::memset(at, 3, 80);
+  ASSERT_TRUE(driver->Flush(third));
+  third.Commit();
+  size_t frames = 0;
+  while (frames == 0 || driver->pending() > 0) {
+    const bool got = driver->Poll(third, [&](std::byte*, uint32_t length) {
+      EXPECT_EQ(length, 80u);
+      ++frames;
+    });
+    third.Commit();
+    if (!got) {
+      ASSERT_TRUE(transport.Wait());
+    }
+  }
+  EXPECT_EQ(frames, 1u);
+}
+
+TEST_F(AdapterTest, HostilePackets) {
+  Build(MakeLoopbackBackend(1));
+  ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
+  auto send = [&](vmbus::PacketType type, proto::Nvsp message,
+                  std::span<const std::byte> headers = {}, size_t cut = sizeof(proto::Nvsp)) {
+    ASSERT_EQ(primary.writer().Write(type, vmbus::kCompletionRequested, 99, headers,
+                                     BytesOf(message).first(cut)),
+              vmbus::RingStatus::kOk);
+  };
+  const auto before = Stats();
+  proto::Nvsp rndis{.type = proto::kSendRndisPacket, .body = {}};
+  rndis.body[proto::kRndisSection] = 0xFFFFFF;  // outside
+  rndis.body[proto::kRndisSectionSize] = 100;
+  send(vmbus::kPacketInBand, rndis);
+  rndis.body[proto::kRndisSection] = 0;
+  rndis.body[proto::kRndisSectionSize] = 1 << 20;  // longer than a section
+  send(vmbus::kPacketInBand, rndis);
+  rndis.body[proto::kRndisSectionSize] = 100;  // in it: a message that lies
+  const uint32_t lie[] = {1, 5000};
+  std::memcpy(buffers.send.data(), lie, sizeof(lie));
+  send(vmbus::kPacketInBand, rndis);
+  rndis.body[proto::kRndisSection] = proto::kNoSection;
+  struct {
+    vmbus::GpaDirectHeader header;
+    vmbus::GpaRange range;
+    uint64_t pfn;
+  } ranges = {{0, 1}, {100, 0}, 0xFFFFFFFFFF};
+  send(vmbus::kPacketGpaDirect, rndis, BytesOf(ranges));
+  ranges.range.byte_count = 0xFFFFFFFF;
+  send(vmbus::kPacketGpaDirect, rndis, BytesOf(ranges));
+  ranges.header.range_count = 0xFFFFFFFF;
+  send(vmbus::kPacketGpaDirect, rndis, BytesOf(ranges));
+  send(vmbus::kPacketGpaDirect, rndis, {});
+  send(vmbus::kPacketInBand, rndis, {}, 4);
+  send(vmbus::kPacketInBand, {.type = 4711, .body = {}});
+  // A completion for nothing.
+  ASSERT_EQ(primary.writer().Write(vmbus::kPacketCompletion, 0, 12345, {}, BytesOf(rndis)),
+            vmbus::RingStatus::kOk);
+  proto::Nvsp buffer{.type = proto::kSendReceiveBuffer, .body = {}};
+  buffer.body[0] = 0xDEAD;  // no such GPADL
+  send(vmbus::kPacketInBand, buffer);
+  primary.Commit();
+  // It still works.
+  EXPECT_EQ(Exchange({60, 61}, 2).size(), 2u);
+  const auto after = Stats();
+  auto grew = [&](const char* name) { return after.at(name) - before.at(name); };
+  EXPECT_EQ(grew("network.rejected.frames"), 1u);
+  EXPECT_GE(grew("network.rejected.packets"), 7u);
+  EXPECT_EQ(grew("network.rejected.completions"), 1u);
+  EXPECT_EQ(grew("network.rejected.state"), 1u);
+}
+
+TEST_F(AdapterTest, AGuestThatNeverAnswersRunsOutOfSections) {
+  Build(MakeLoopbackBackend(1));
+  ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
+  // 1 MiB of sections of a page each: 256. Frames are sent and nothing that comes is ever read.
+  for (uint32_t i = 0; i < 900; ++i) {
+    std::byte* at = driver->Prepare(60);
+    if (at == nullptr) {
+      if (!driver->Flush(primary)) break;
+      primary.Commit();
+      at = driver->Prepare(60);
+      if (at == nullptr) break;  // every send section is on its way
+    }
+    std::memset(at, 1, 60);
+  }
+  static_cast<void>(driver->Flush(primary));
+  primary.Commit();
+  for (int i = 0; i < 2000; ++i) {
+    const auto stats = Stats();
+    if (stats.at("network.dropped.no_sections") > 0 || stats.at("network.sent") >= 168) break;
+    usleep(1000);
+  }
+  EXPECT_LE(Stats().at("network.received"), 256u);
+  EXPECT_EQ(Stats().at("network.rejected.packets"), 0u);
+}
+
+}  // namespace
+}  // namespace partita::network
