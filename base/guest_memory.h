@@ -40,6 +40,7 @@ class GuestMemory {
     uint64_t size = 0;
     std::byte* host = nullptr;
     uint64_t file_offset = 0;  // where the region starts in `fd()`
+    bool added_later = false;  // not the guest's from the start (dynamic memory)
   };
 
   // `fd` is the memfd behind the regions, or -1 (tests); it is not owned.

@@ -24,9 +24,9 @@ absl::StatusOr<std::unique_ptr<Partition>> Partition::Create(int kvm_fd, GuestRa
                                                              Events events) {
   std::unique_ptr<Partition> self(new Partition(ram, options, std::move(events)));
   ASSIGN_OR_RETURN(self->vm_, KvmVm::Create(kvm_fd));
-  uint32_t slot = 0;
   for (const GuestMemory::Region& region : ram.memory().regions()) {
-    RETURN_IF_ERROR(self->vm_->SetMemory(slot++, region.gpa, region.size, region.host));
+    if (region.added_later) continue;
+    RETURN_IF_ERROR(self->vm_->SetMemory(self->next_slot_++, region.gpa, region.size, region.host));
   }
   if (options.synic == SynicKind::kUser) {
     const KvmVm::MsrRange all[] = {{hv::kMsrFirst, hv::kMsrCount}};
@@ -45,6 +45,12 @@ absl::StatusOr<std::unique_ptr<Partition>> Partition::Create(int kvm_fd, GuestRa
   self->pio_.Register(0x70, 2, &self->cmos_);
   self->pio_.Register(machine::kSleepControlPort, 4, &self->power_);
   return self;
+}
+
+absl::Status Partition::AddMemory(uint64_t gpa, uint64_t bytes) {
+  std::byte* host = ram_.memory().Range(gpa, bytes);
+  if (host == nullptr) return InvalidArgument("no memory was set aside there");
+  return vm_->SetMemory(next_slot_++, gpa, bytes, host);
 }
 
 absl::Status Partition::CreateVps(int kvm_fd) {

@@ -62,6 +62,8 @@ class Partition : public VpExitHandler {
   void Pause();  // VPs finish their exit and wait
   void Resume();
 
+  // Makes RAM that was set aside (GuestMemory::Region::added_later) the guest's, piece by piece.
+  absl::Status AddMemory(uint64_t gpa, uint64_t bytes);
   [[nodiscard]] KvmVm& vm() { return *vm_; }
   [[nodiscard]] GuestMemory& memory() { return ram_.memory(); }
   [[nodiscard]] ReferenceClock& clock() { return clock_; }
@@ -85,6 +87,7 @@ class Partition : public VpExitHandler {
   const PartitionOptions options_;
   const Events events_;
   std::unique_ptr<KvmVm> vm_;
+  uint32_t next_slot_ = 0;
   ReferenceClock clock_;
   PioBus pio_;
   std::unique_ptr<SerialPort> serial_;

@@ -144,6 +144,17 @@ void Synic::DropMessages() {
   }
 }
 
+bool Synic::UsesPage(uint64_t pfn) const {
+  for (const auto& vp : vps_) {
+    MutexLock lock(vp->mutex);
+    if ((vp->messages != nullptr && vp->messages_gpa >> kPageShift == pfn) ||
+        (vp->flags != nullptr && vp->flags_gpa >> kPageShift == pfn)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 void Synic::DescribeTo(StatSink& sink) const {
   sink.Add("synic.messages", messages_);
   sink.Add("synic.message_retries", message_retries_);

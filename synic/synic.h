@@ -39,6 +39,8 @@ class Synic : public SynicPort, public Interrupt, public Doorbell {
                    std::span<const std::byte> payload) override;
   void DropMessages() override;
   virtual void DescribeTo(StatSink& sink) const;
+  // Whether a page is an enabled message or event flag page of some VP. Any thread.
+  [[nodiscard]] bool UsesPage(uint64_t pfn) const;
 
  protected:
   struct QueuedMessage {

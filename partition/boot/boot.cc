@@ -29,6 +29,7 @@ std::vector<MemoryRange> MemoryMap(const GuestMemory& memory) {
       {0, machine::kLowRamEnd, kTypeRam},
       {machine::kAcpiStart, machine::kAcpiEnd - machine::kAcpiStart, kTypeAcpi}};
   for (const GuestMemory::Region& region : memory.regions()) {
+    if (region.added_later) continue;
     const uint64_t start = region.gpa == 0 ? machine::kAcpiEnd : region.gpa;
     map.push_back({start, region.gpa + region.size - start, kTypeRam});
   }

@@ -17,12 +17,17 @@ enum class PageKind : uint8_t {
 
 class GuestRam {
  public:
-  // `size` in bytes, a multiple of 2 MiB between kMinMemory and kMaxMemory.
-  static absl::StatusOr<std::unique_ptr<GuestRam>> Create(uint64_t size, PageKind kind);
+  // `size` in bytes, a multiple of 2 MiB between kMinMemory and kMaxMemory. `maximum` > size: room
+  // for memory that the guest may get later, in a region of its own (not for huge pages).
+  static absl::StatusOr<std::unique_ptr<GuestRam>> Create(uint64_t size, PageKind kind,
+                                                          uint64_t maximum = 0);
+  // Gives pages back to the host; the guest would read zeroes. False: not RAM, or the host refuses.
+  bool Discard(uint64_t pfn, uint64_t count);
   // Gives every page back to the host; the guest then reads zeroes.
   absl::Status Clear();
   [[nodiscard]] GuestMemory& memory() { return *memory_; }
-  [[nodiscard]] uint64_t size() const { return mapping_.size(); }
+  // Without what may be added.
+  [[nodiscard]] uint64_t size() const { return size_; }
   // 512-byte blocks of the memfd that are really allocated, in bytes.
   [[nodiscard]] uint64_t AllocatedBytes() const;
 
@@ -30,6 +35,7 @@ class GuestRam {
   GuestRam() = default;
   UniqueFd fd_;
   Mapping mapping_;
+  uint64_t size_ = 0;
   std::unique_ptr<GuestMemory> memory_;
 };
 

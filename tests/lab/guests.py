@@ -22,7 +22,8 @@ class Guest:
     def __init__(self, name, command, console):
         """`command` makes the console a listening Unix socket at `console`."""
         self.name = name
-        self.log = console + ".log"
+        if os.path.exists(console):  # of an earlier guest
+            os.unlink(console)
         self.notes = open(console + ".notes", "w")
         self.process = subprocess.Popen(command, stdout=self.notes, stderr=subprocess.STDOUT)
         self.text = ""

@@ -12,6 +12,7 @@
 #include "tools/control/channel.h"
 #include "tools/partita/disk_option.h"
 #include "tools/partita/guest_image.h"
+#include "tools/partita/guest_result.h"
 #include "tools/partita/host_load.h"
 #include "tools/partita/run_command.h"
 
@@ -46,44 +47,7 @@ absl::StatusOr<LoadResult> RunInPartition(const BenchOptions& o, uint32_t block_
                      " depth=" + std::to_string(o.queue_depth) +
                      " seconds=" + std::to_string(o.seconds) + " vps=" + std::to_string(o.cpus) +
                      " mode=" + o.mode + " seed=" + std::to_string(o.seed);
-  std::string console;
-  constexpr size_t kMaxConsole = 64 << 10;
-  RunHooks hooks;
-  hooks.kernel_fd = image.get();
-  hooks.stats = stats;
-  hooks.output = [&](std::string_view text) {
-    if (console.size() < kMaxConsole) console.append(text);
-  };
-  const double cpu = CpuSeconds(RUSAGE_CHILDREN);
-  const int status = RunPartition(run, hooks);
-  if (status != control::kExitPowerOff) {
-    return Internal("the partition ended with status " + std::to_string(status));
-  }
-  LoadResult result;
-  bool found = false;
-  for (size_t at = 0; at < console.size();) {
-    size_t end = console.find('\n', at);
-    if (end == std::string::npos) end = console.size();
-    const auto line = nlohmann::json::parse(console.substr(at, end - at), nullptr, false);
-    at = end + 1;
-    if (!line.is_object()) continue;
-    const std::string event = line.value("event", "");
-    if (event == "error") return Internal("the guest: " + line.value("why", "unknown"));
-    if (event == "fault") return Internal("the guest faulted: " + line.dump());
-    if (event != "result") continue;
-    found = true;
-    result.ios = line.value("ios", uint64_t{0});
-    result.errors = line.value("errors", uint64_t{0});
-    result.nanoseconds = line.value("ns", uint64_t{0});
-    result.doorbells = line.value("doorbells", uint64_t{0});
-    result.interrupts = line.value("interrupts", uint64_t{0});
-    result.p50_ns = line.value("p50_ns", uint64_t{0});
-    result.p99_ns = line.value("p99_ns", uint64_t{0});
-    result.p999_ns = line.value("p999_ns", uint64_t{0});
-  }
-  if (!found) return Internal("the guest reported no result");
-  result.cpu_seconds = CpuSeconds(RUSAGE_CHILDREN) - cpu;
-  return result;
+  return RunGuest(run, image.get(), stats);
 }
 
 nlohmann::ordered_json Describe(const LoadResult& r, uint32_t block_size) {

@@ -16,27 +16,7 @@
 namespace partita {
 
 absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Create(const std::string& path) {
-  ASSIGN_OR_RETURN(const sockaddr_un address, UnixAddress("--control", path));
-  const auto* raw = reinterpret_cast<const sockaddr*>(&address);
-  UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!socket.valid()) return SystemError("control socket " + path);
-  // Nobody may connect in the moment between bind and chmod.
-  const mode_t before = umask(0177);
-  int bound = bind(socket.get(), raw, sizeof(address));
-  if (bound != 0 && errno == EADDRINUSE) {
-    struct stat info {};
-    const UniqueFd probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-    const bool stale = stat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode) &&
-                       connect(probe.get(), raw, sizeof(address)) != 0 && errno == ECONNREFUSED;
-    if (stale && unlink(path.c_str()) == 0) bound = bind(socket.get(), raw, sizeof(address));
-    if (bound != 0) errno = EADDRINUSE;
-  }
-  const int error = errno;
-  umask(before);
-  if (bound != 0) return SystemError("control socket " + path, error);
-  if (listen(socket.get(), static_cast<int>(kMaxClients)) != 0) {
-    return SystemError("control socket " + path);
-  }
+  ASSIGN_OR_RETURN(UniqueFd socket, ListenForOwner("--control", path, SOCK_SEQPACKET, kMaxClients));
   return std::unique_ptr<ControlServer>(new ControlServer(std::move(socket), path));
 }
 
@@ -49,9 +29,8 @@ void ControlServer::AddTo(std::vector<pollfd>& fds) const {
   }
 }
 
-void ControlServer::HandleEvents(
-    const std::vector<pollfd>& fds, size_t first,
-    const std::function<absl::Status(const control::Request&)>& forward) {
+void ControlServer::HandleEvents(const std::vector<pollfd>& fds, size_t first,
+                                 const Forward& forward) {
   // Clients first: Accept appends to them.
   for (size_t i = clients_.size(); i-- > 0;) {
     if (fds[first + 1 + i].revents != 0 && !Serve(*clients_[i], forward)) {
@@ -75,16 +54,17 @@ void ControlServer::Accept() {
       Client{.number = next_++, .channel = control::Channel(std::move(fd))}));
 }
 
-bool ControlServer::Serve(Client& client,
-                          const std::function<absl::Status(const control::Request&)>& forward) {
+bool ControlServer::Serve(Client& client, const Forward& forward) {
   control::Request request;
-  const absl::Status received = client.channel.Receive(&request);
+  std::vector<UniqueFd> descriptors;
+  const absl::Status received = client.channel.Receive(&request, &descriptors);
   if (absl::IsDeadlineExceeded(received)) return true;
   if (!received.ok()) return false;
   control::Reply refusal;
   refusal.set_id(request.id());
   // Starting and the signals of `partita run` itself are no business of a client.
-  if (request.id() == 0 || request.has_start() || request.has_stop() || request.has_get_stats()) {
+  if (request.id() == 0 || request.has_start() || request.has_stop() || request.has_get_stats() ||
+      request.has_accept_socket()) {
     refusal.set_error("a request that may not be made here");
   } else if (pending_.size() >= kMaxPending) {
     refusal.set_error("too many requests without an answer");
@@ -92,7 +72,9 @@ bool ControlServer::Serve(Client& client,
     const uint64_t number = next_++;
     pending_[number] = {.client = client.number, .id = request.id()};
     request.set_id(number);
-    const absl::Status sent = forward(request);
+    std::vector<int> raw;
+    for (const UniqueFd& fd : descriptors) raw.push_back(fd.get());
+    const absl::Status sent = forward(request, raw);
     if (sent.ok()) return true;
     pending_.erase(number);
     refusal.set_error("the partition has ended");

@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,9 @@ namespace partita {
 
 class ControlServer {
  public:
+  // Passes a request on, with the descriptors that came with it.
+  using Forward =
+      std::function<absl::Status(const control::Request&, std::span<const int> descriptors)>;
   // Makes the socket, for its owner only; a socket that nobody serves any more is replaced.
   static absl::StatusOr<std::unique_ptr<ControlServer>> Create(const std::string& path);
   ~ControlServer();
@@ -29,8 +33,7 @@ class ControlServer {
   // Appends what has to be watched; HandleEvents gets the same entries back, from `first` on.
   void AddTo(std::vector<pollfd>& fds) const;
   // `forward` passes a request to the worker.
-  void HandleEvents(const std::vector<pollfd>& fds, size_t first,
-                    const std::function<absl::Status(const control::Request&)>& forward);
+  void HandleEvents(const std::vector<pollfd>& fds, size_t first, const Forward& forward);
   void OnReply(control::Reply reply);
 
  private:
@@ -48,7 +51,7 @@ class ControlServer {
       : socket_(std::move(socket)), path_(std::move(path)) {}
   void Accept();
   // False: the client is gone.
-  bool Serve(Client& client, const std::function<absl::Status(const control::Request&)>& forward);
+  bool Serve(Client& client, const Forward& forward);
 
   UniqueFd socket_;
   const std::string path_;

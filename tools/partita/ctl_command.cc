@@ -1,5 +1,6 @@
 #include "tools/partita/ctl_command.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
@@ -9,12 +10,14 @@
 
 #include "base/log.h"
 #include "tools/control/channel.h"
+#include "tools/partita/device_messages.h"
+#include "tools/partita/run_command.h"
 #include "tools/partita/unix_socket.h"
 
 namespace partita {
 namespace {
 
-constexpr int kWaitSeconds = 60;  // the guest's daemons get 35
+constexpr int kWaitSeconds = 180;  // a guest that is asked to freeze may write for long
 
 absl::StatusOr<control::Reply> Ask(const CtlOptions& options) {
   ASSIGN_OR_RETURN(const sockaddr_un address, UnixAddress("ctl", options.socket));
@@ -28,7 +31,9 @@ absl::StatusOr<control::Reply> Ask(const CtlOptions& options) {
   const control::Channel channel(std::move(fd));
   control::Request request = options.request;
   request.set_id(1);
-  RETURN_IF_ERROR(channel.Send(request));
+  std::vector<int> raw;
+  for (const UniqueFd& descriptor : options.descriptors) raw.push_back(descriptor.get());
+  RETURN_IF_ERROR(channel.Send(request, raw));
   control::Event event;
   const absl::Status received = channel.Receive(&event);
   if (absl::IsDeadlineExceeded(received)) {
@@ -64,7 +69,55 @@ void PrintText(const control::Reply& reply) {
 
 }  // namespace
 
-int RunCtl(const CtlOptions& options) {
+absl::Status PrepareDisk(CtlOptions& o) {
+  ASSIGN_OR_RETURN(const DiskOption disk, ParseDiskOption(o.text));
+  if (!disk.record.empty()) return InvalidArgument("record= is for disks of `partita run`");
+  ASSIGN_OR_RETURN(UniqueFd fd, OpenDisk(disk));
+  FillDisk(disk, "", *o.request.mutable_add_disk()->mutable_disk());
+  o.descriptors.push_back(std::move(fd));
+  return absl::OkStatus();
+}
+
+absl::Status PrepareAdapter(CtlOptions& o) {
+  ASSIGN_OR_RETURN(const NetOption net, ParseNetOption(o.text));
+  uint32_t queues = net.queues != 0 ? net.queues : 1;
+  ASSIGN_OR_RETURN(o.descriptors, OpenNet(net, &queues));
+  FillAdapter(net, queues, o.text, *o.request.mutable_add_adapter()->mutable_adapter());
+  return absl::OkStatus();
+}
+
+absl::Status PrepareCopy(CtlOptions& o) {
+  UniqueFd fd(open(o.text.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return SystemError("file " + o.text);
+  const size_t slash = o.word.rfind('/');
+  if (o.word[0] != '/' || slash + 1 == o.word.size()) {
+    return InvalidArgument("the target is an absolute path with the name of a file");
+  }
+  control::CopyFile& copy = *o.request.mutable_copy_file();
+  copy.set_name(o.word.substr(slash + 1));
+  copy.set_directory(o.word.substr(0, slash + 1));
+  copy.set_overwrite(o.overwrite);
+  copy.set_create_directory(o.create_path);
+  o.descriptors.push_back(std::move(fd));
+  return absl::OkStatus();
+}
+
+absl::Status PrepareMemory(CtlOptions& o) {
+  uint64_t bytes = 0, maximum = 0;
+  int pages = 0;
+  if (o.text.find(',') != std::string::npos) return InvalidArgument("a size like 384M, no more");
+  RETURN_IF_ERROR(ParseMemory(o.text, &bytes, &pages, &maximum));
+  o.request.mutable_set_memory()->set_bytes(bytes);
+  return absl::OkStatus();
+}
+
+int RunCtl(CtlOptions& options) {
+  if (options.prepare) {
+    if (const absl::Status status = options.prepare(); !status.ok()) {
+      Log(Message(status));
+      return control::kExitStartFailed;
+    }
+  }
   const auto reply = Ask(options);
   if (!reply.ok()) {
     Log(Message(reply.status()));

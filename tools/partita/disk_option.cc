@@ -9,7 +9,7 @@
 #include <cstring>
 #include <vector>
 
-#include "tools/partita/identity.h"
+#include "tools/control/identity.h"
 
 namespace partita {
 

@@ -22,6 +22,7 @@ struct LoadResult {
   uint64_t ios = 0, errors = 0, nanoseconds = 0;
   uint64_t p50_ns = 0, p99_ns = 0, p999_ns = 0;
   uint64_t doorbells = 0, interrupts = 0;  // of a partition
+  uint64_t system_calls = 0;
   double cpu_seconds = 0;
   [[nodiscard]] double Iops() const {
     return nanoseconds == 0 ? 0 : static_cast<double>(ios) * 1e9 / static_cast<double>(nanoseconds);

@@ -8,7 +8,9 @@
 #include "base/log.h"
 #include "tools/control/channel.h"
 #include "tools/partita/bench_command.h"
+#include "tools/partita/connect_command.h"
 #include "tools/partita/ctl_command.h"
+#include "tools/partita/guest_setup.h"
 #include "tools/partita/host_command.h"
 #include "tools/partita/nearest.h"
 #include "tools/partita/run_command.h"
@@ -59,7 +61,9 @@ void AddRun(CLI::App& root, RunOptions& o) {
   run->add_option("--cmdline", o.command_line, "Kernel command line");
   run->add_option("--name", o.name, "Name; device identities derive from it")
       ->capture_default_str();
-  run->add_option("--memory", o.memory, "RAM: SIZE[,pages=4k|thp|2m], SIZE like 512M or 2G")
+  run->add_option("--memory", o.memory,
+                  "RAM: SIZE[,pages=4k|thp|2m][,max=SIZE], SIZE like 512M or 2G. Memory up to max "
+                  "can be\nadded while it runs")
       ->capture_default_str();
   run->add_option("--cpus", o.cpus, "Virtual processors")
       ->check(CLI::Range(1, 64))
@@ -95,6 +99,9 @@ void AddRun(CLI::App& root, RunOptions& o) {
   run->add_option("--stats-json", o.stats_file, "Write all counters to FILE at the end");
   run->add_option("--control", o.control,
                   "Unix socket at which `partita ctl` reaches the partition");
+  run->add_option("--vsock", o.vsock,
+                  "Unix socket for connections to the guest (`partita connect`); a guest that\n"
+                  "connects to port N of the host reaches the socket PATH_N");
   run->add_option("--config", o.config,
                   "The same settings as a JSON file (docs/run-config.md); flags win over it");
   // So that a flag wins over the file, whose settings are put before it.
@@ -109,6 +116,31 @@ void AddRun(CLI::App& root, RunOptions& o) {
       "Exit status: 0 power-off, 1 error before start, 2 usage, 10 reset with --on-reset exit,\n"
       "11 guest panic, 12 triple fault or KVM error, 13 ended with a poisoned disk,\n"
       "128+n stopped by signal n.");
+}
+
+const CLI::App* AddNetworkBench(CLI::App& bench, NetworkBenchOptions& o) {
+  CLI::App* network = bench.add_subcommand(
+      "network",
+      "Boot the enlightened guest, move frames between it and a TAP, then the same from the host");
+  network
+      ->add_option("--direction", o.direction,
+                   "send: from the partition; receive: into it; latency: one frame there and back")
+      ->check(CLI::IsMember({"send", "receive", "latency"}))
+      ->capture_default_str();
+  network->add_option("--frame-size", o.frame_size, "Bytes, with the Ethernet header")
+      ->check(CLI::Range(60, 1514))
+      ->capture_default_str();
+  network->add_option("--seconds", o.seconds, "Length of each of the two runs")
+      ->check(CLI::Range(1, 3600))
+      ->capture_default_str();
+  network->add_option("--mode", o.mode, "How the guest waits")
+      ->check(CLI::IsMember({"interrupt", "poll"}))
+      ->capture_default_str();
+  network->add_option("--synic", o.synic, "SynIC backend")
+      ->check(CLI::IsMember({"auto", "kernel", "user"}))
+      ->capture_default_str();
+  network->add_flag("--json", o.json, "Machine-readable");
+  return network;
 }
 
 CLI::App* AddBench(CLI::App& root, BenchOptions& o) {
@@ -172,6 +204,81 @@ int ApplyConfig(CLI::App& root, RunOptions& options, int argc, char** argv) {
   return 0;
 }
 
+using Verb = std::function<CLI::App*(const char* name, const char* help, std::function<void()>)>;
+
+void RequiredText(CLI::App* sub, const char* name, std::string* text, const char* help = "") {
+  sub->add_option(name, *text, help)->required();
+}
+
+// Disks and adapters that come and go.
+void AddDeviceVerbs(const Verb& verb, CtlOptions& o) {
+  control::Request& r = o.request;
+  CLI::App* disk = verb("add-disk", "Add a disk; prints its id",
+                        [&o] { o.prepare = [&o] { return PrepareDisk(o); }; });
+  RequiredText(disk, "DISK", &o.text, "As for run --disk");
+  CLI::App* nic = verb("add-nic", "Add a network adapter; prints its id",
+                       [&o] { o.prepare = [&o] { return PrepareAdapter(o); }; });
+  RequiredText(nic, "NET", &o.text, "As for run --net");
+  CLI::App* remove = verb("remove", "Remove a disk or an adapter that was added",
+                          [&] { r.mutable_remove_device()->set_id(o.text); });
+  RequiredText(remove, "ID", &o.text);
+  CLI::App* link = verb("link", "Plug an adapter's wire in or out", [&] {
+    r.mutable_set_link()->set_id(o.text);
+    r.mutable_set_link()->set_up(o.word == "up");
+  });
+  RequiredText(link, "ID", &o.text);
+  link->add_option("STATE", o.word)->required()->check(CLI::IsMember({"up", "down"}));
+  CLI::App* service = verb("service", "Offer an integration service, or take it back", [&] {
+    r.mutable_switch_service()->set_name(o.text);
+    r.mutable_switch_service()->set_on(o.word == "on");
+  });
+  RequiredText(service, "NAME", &o.text, "As status names it");
+  service->add_option("STATE", o.word)->required()->check(CLI::IsMember({"on", "off"}));
+}
+
+// What the guest does about itself.
+void AddGuestVerbs(const Verb& verb, CtlOptions& o) {
+  control::Request& r = o.request;
+  CLI::App* freeze = verb("freeze", "Freeze the guest's file systems (needs hv_vss_daemon)",
+                          [&] { r.mutable_freeze()->set_seconds(o.seconds); });
+  freeze->add_option("--seconds", o.seconds, "They are thawed after that in any case")
+      ->check(CLI::Range(1, 300))
+      ->capture_default_str();
+  verb("thaw", "Let them go on", [&r] { r.mutable_thaw(); });
+  CLI::App* copy = verb("copy-file", "Copy a file into the guest (needs hv_fcopy_daemon)",
+                        [&o] { o.prepare = [&o] { return PrepareCopy(o); }; });
+  RequiredText(copy, "SOURCE", &o.text);
+  RequiredText(copy, "TARGET", &o.word, "Absolute path in the guest");
+  copy->add_flag("--overwrite", o.overwrite, "An existing file is replaced");
+  copy->add_flag("--create-path", o.create_path, "Missing folders are made");
+  CLI::App* addresses = verb("ip-addresses", "Addresses of its adapters (needs hv_kvp_daemon)",
+                             [&] { r.mutable_addresses()->set_id(o.text); });
+  addresses->add_option("ID", o.text, "One adapter instead of all");
+  CLI::App* set = verb("set-ip", "Have the guest configure an adapter (needs hv_kvp_daemon)", [&] {
+    r.mutable_addresses()->set_set(true);
+    r.mutable_addresses()->set_id(o.text);
+    r.mutable_addresses()->set_dhcp(o.word == "dhcp");
+    if (o.word != "dhcp") r.mutable_addresses()->set_addresses(o.word);
+    r.mutable_addresses()->set_subnets(o.subnet);
+    r.mutable_addresses()->set_gateways(o.gateway);
+    r.mutable_addresses()->set_dns(o.dns);
+  });
+  RequiredText(set, "ID", &o.text);
+  RequiredText(set, "ADDRESS", &o.word, "dhcp, or addresses separated by ;");
+  set->add_option("--subnet", o.subnet, "Masks, in the same order");
+  set->add_option("--gateway", o.gateway);
+  set->add_option("--dns", o.dns);
+  CLI::App* memory = verb("memory", "Set how much memory the guest has (needs hv_balloon)",
+                          [&o] { o.prepare = [&o] { return PrepareMemory(o); }; });
+  RequiredText(memory, "SIZE", &o.text, "Like 384M");
+  CLI::App* type =
+      verb("type", "Type text on its keyboard", [&] { r.mutable_keys()->set_text(o.text); });
+  RequiredText(type, "TEXT", &o.text);
+  CLI::App* keys =
+      verb("keys", "Press keys together", [&] { r.mutable_keys()->set_chord(o.text); });
+  RequiredText(keys, "KEYS", &o.text, "Like ctrl+alt+del");
+}
+
 // The verbs of `partita ctl`; each sets the request.
 CLI::App* AddCtl(CLI::App& root, CtlOptions& o) {
   CLI::App* ctl = root.add_subcommand("ctl", "Ask a running partition (`partita run --control`)");
@@ -220,6 +327,8 @@ CLI::App* AddCtl(CLI::App& root, CtlOptions& o) {
                        [&r] { r.mutable_key_values()->set_operation(control::KeyValues::SET); });
   text(set, "KEY", key);
   text(set, "VALUE", [](control::KeyValues& k, const std::string& v) { k.set_value(v); });
+  AddDeviceVerbs(verb, o);
+  AddGuestVerbs(verb, o);
   CLI::App* remove = verb("kvp-delete", "Remove such a pair", [&r] {
     r.mutable_key_values()->set_operation(control::KeyValues::DELETE);
   });
@@ -261,8 +370,17 @@ int Main(int argc, char** argv) {
   AddRun(root, run);
   BenchOptions bench;
   const CLI::App* bench_storage = AddBench(root, bench);
+  NetworkBenchOptions network;
+  const CLI::App* bench_network = AddNetworkBench(*root.get_subcommand("bench"), network);
   CtlOptions ctl;
   const CLI::App* ctl_command = AddCtl(root, ctl);
+  ConnectOptions connection;
+  CLI::App* connect =
+      root.add_subcommand("connect", "Connect to a port of a guest (`partita run --vsock`)");
+  connect->add_option("PATH", connection.path, "The socket named by --vsock")->required();
+  connect->add_option("PORT", connection.port)->required();
+  const CLI::App* setup =
+      root.add_subcommand("guest-setup", "Print a script that makes ssh work over --vsock");
   SwitchVerbs switches;
   AddSwitch(root, switches);
   CLI::App* host = root.add_subcommand("host", "Show what this host's KVM and kernel offer");
@@ -278,11 +396,14 @@ int Main(int argc, char** argv) {
   if (!run.config.empty()) {
     if (const int status = ApplyConfig(root, run, argc, argv); status != 0) return status;
   }
+  if (connect->parsed()) return ConnectToGuest(connection);
+  if (setup->parsed()) return PrintGuestSetup();
   if (ctl_command->parsed()) return RunCtl(ctl);
   if (switches.make->parsed()) return NewSwitch(switches.options);
   if (switches.remove->parsed()) return RemoveSwitch(switches.options);
   if (switches.list->parsed()) return ListSwitches(switches.options);
   if (host->parsed()) return ShowHost(json);
+  if (bench_network->parsed()) return BenchNetwork(network);
   if (bench_storage->parsed()) return BenchStorage(bench);
   return RunPartition(run);
 }

@@ -16,7 +16,7 @@
 #include <charconv>
 #include <cstring>
 
-#include "tools/partita/identity.h"
+#include "tools/control/identity.h"
 
 extern char** environ;
 
@@ -77,7 +77,11 @@ absl::StatusOr<UniqueFd> OpenQueue(ifreq& request, short more_flags) {
   if (!fd.valid()) return SystemError("opening /dev/net/tun (is the tun module loaded?)");
   request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | more_flags);
   if (ioctl(fd.get(), TUNSETIFF, &request) != 0) {
-    return InterfaceError(std::string("TAP ") + request.ifr_name);
+    const int error = errno;
+    absl::Status status = InterfaceError(std::string("TAP ") + request.ifr_name);
+    fd.Reset();
+    errno = error;  // callers tell some of them apart
+    return status;
   }
   return fd;
 }
@@ -85,11 +89,21 @@ absl::StatusOr<UniqueFd> OpenQueue(ifreq& request, short more_flags) {
 absl::StatusOr<std::vector<UniqueFd>> OpenQueues(ifreq& request, uint32_t* queues) {
   std::vector<UniqueFd> fds;
   const ifreq original = request;
-  auto first = OpenQueue(request, IFF_MULTI_QUEUE);
-  if (!first.ok() && errno == EINVAL) {  // a persistent TAP made with one queue
+  auto open_first = [&] {
     request = original;
-    first = OpenQueue(request, 0);
-    *queues = 1;
+    auto fd = OpenQueue(request, IFF_MULTI_QUEUE);
+    if (fd.ok() || errno != EINVAL) return fd;
+    *queues = 1;  // a persistent TAP made with one queue
+    request = original;
+    return OpenQueue(request, 0);
+  };
+  auto first = open_first();
+  // The kernel lets go of an io_uring's files a moment after its process is gone (docs/quirks.md),
+  // so a TAP whose last partition has just ended is still in use.
+  constexpr int kTries = 100;
+  for (int i = 0; i < kTries && !first.ok() && errno == EBUSY; ++i) {
+    usleep(20'000);
+    first = open_first();
   }
   if (!first.ok()) {
     if (errno == EBUSY) {
@@ -108,11 +122,11 @@ absl::StatusOr<std::vector<UniqueFd>> OpenQueues(ifreq& request, uint32_t* queue
 absl::StatusOr<std::vector<UniqueFd>> OpenTap(const NetOption& option, uint32_t* queues) {
   ASSIGN_OR_RETURN(ifreq request, RequestFor(option.name));
   if (if_nametoindex(option.name.c_str()) == 0) {
-    return absl::Status(absl::StatusCode::kNotFound,
-                        AbslView("there is no TAP '" + option.name +
-                                 "' (ip tuntap add dev " + option.name +
-                                 " mode tap multi_queue vnet_hdr makes one; --net bridge=NAME makes "
-                                 "its own)"));
+    return absl::Status(
+        absl::StatusCode::kNotFound,
+        AbslView("there is no TAP '" + option.name + "' (ip tuntap add dev " + option.name +
+                 " mode tap multi_queue vnet_hdr makes one; --net bridge=NAME makes "
+                 "its own)"));
   }
   return OpenQueues(request, queues);
 }
@@ -147,8 +161,8 @@ absl::StatusOr<std::vector<UniqueFd>> OpenUser() {
   }
   UniqueFd ours(ends[0]), theirs(ends[1]);
   constexpr int kTheirs = 3;
-  // A second fork inside passt puts it into the background, so the child that is waited for here has
-  // said whether it could start.
+  // A second fork inside passt puts it into the background, so the child that is waited for here
+  // has said whether it could start.
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, theirs.get(), kTheirs);
@@ -234,20 +248,6 @@ absl::StatusOr<std::vector<UniqueFd>> OpenNet(const NetOption& option, uint32_t*
     default:
       return std::vector<UniqueFd>();
   }
-}
-
-std::string DerivedMac(std::string_view partition_id, size_t index) {
-  const std::string hash =
-      StableIdentity(std::string(partition_id) + " adapter " + std::to_string(index));
-  return std::string("\x00\x15\x5d", 3) + hash.substr(0, 3);
-}
-
-std::string MacText(std::string_view mac) {
-  char text[18] = {};
-  if (mac.size() != 6) return "";
-  const auto* b = reinterpret_cast<const uint8_t*>(mac.data());
-  snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3], b[4], b[5]);
-  return text;
 }
 
 }  // namespace partita

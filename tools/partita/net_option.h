@@ -18,10 +18,10 @@ struct NetOption {
   // The last two are for measuring and not in the help.
   enum class Kind : uint8_t { kNone, kTap, kBridge, kUser, kNull, kLoopback };
   Kind kind = Kind::kNone;
-  std::string name;           // of the TAP or bridge
-  std::string mac;            // six bytes; empty: derived
-  uint32_t queues = 0;        // 0: one for each VP
-  uint16_t vlan = 0;          // 0: frames pass as they are
+  std::string name;     // of the TAP or bridge
+  std::string mac;      // six bytes; empty: derived
+  uint32_t queues = 0;  // 0: one for each VP
+  uint16_t vlan = 0;    // 0: frames pass as they are
 };
 
 absl::StatusOr<NetOption> ParseNetOption(std::string_view text);
@@ -29,11 +29,6 @@ absl::StatusOr<NetOption> ParseNetOption(std::string_view text);
 // Descriptors of an adapter's back end: one for each queue of a TAP, one socket of passt, or none.
 // `queues` is lowered to what the TAP has.
 absl::StatusOr<std::vector<UniqueFd>> OpenNet(const NetOption& option, uint32_t* queues);
-
-// Six bytes that stay the same for the adapter in this position of a partition, with the prefix that
-// Hyper-V uses (00-15-5D).
-std::string DerivedMac(std::string_view partition_id, size_t index);
-std::string MacText(std::string_view mac);
 
 }  // namespace partita
 

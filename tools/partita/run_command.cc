@@ -20,14 +20,16 @@
 
 #include "base/log.h"
 #include "partition/kvm/kvm.h"
+#include "tools/control/identity.h"
 #include "tools/partita/control_server.h"
+#include "tools/partita/device_messages.h"
 #include "tools/partita/disk_option.h"
 #include "tools/partita/host_facts.h"
-#include "tools/partita/identity.h"
 #include "tools/partita/kernel_image.h"
 #include "tools/partita/net_option.h"
 #include "tools/partita/terminal.h"
 #include "tools/partita/unix_socket.h"
+#include "tools/partita/vsock_server.h"
 #include "tools/partita/worker_process.h"
 
 namespace partita {
@@ -132,9 +134,10 @@ absl::Status ParseVersion(const std::string& text, uint32_t* version) {
 
 absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hooks) {
   if (options.kernel.empty() && hooks.kernel_fd < 0) return InvalidArgument("--kernel is missing");
-  uint64_t bytes = 0;
+  uint64_t bytes = 0, maximum = 0;
   int pages = 0;
-  RETURN_IF_ERROR(ParseMemory(options.memory, &bytes, &pages));
+  RETURN_IF_ERROR(ParseMemory(options.memory, &bytes, &pages, &maximum));
+  start.set_maximum_memory_bytes(maximum);
   start.set_memory_bytes(bytes);
   start.set_pages(static_cast<control::Pages>(pages));
   start.set_name(options.name);
@@ -180,12 +183,7 @@ absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hook
     ASSIGN_OR_RETURN(UniqueFd fd, OpenDisk(disk));
     control::Disk* entry = start.add_disks();
     entry->set_fd(Own(std::move(fd)));
-    entry->set_read_only(disk.read_only);
-    entry->set_direct(disk.direct);
-    entry->set_logical_block(disk.logical_block);
-    entry->set_identity(DiskIdentity(disk, options.name));
-    entry->set_name("disk " + disk.path);
-    entry->set_record_fd(-1);
+    FillDisk(disk, options.name, *entry);
     if (!disk.record.empty()) {
       UniqueFd record(
           open(disk.record.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600));
@@ -215,17 +213,9 @@ absl::Status StartBuilder::AddAdapter(const RunOptions& options, const std::stri
   uint32_t queues = net.queues != 0 ? std::min(net.queues, options.cpus) : options.cpus;
   ASSIGN_OR_RETURN(std::vector<UniqueFd> fds, OpenNet(net, &queues));
   control::Adapter* adapter = start.add_adapters();
-  using Kind = NetOption::Kind;
-  adapter->set_kind(net.kind == Kind::kTap || net.kind == Kind::kBridge ? control::Adapter::TAP
-                    : net.kind == Kind::kUser                           ? control::Adapter::STREAM
-                    : net.kind == Kind::kNull     ? control::Adapter::NULL_WIRE
-                    : net.kind == Kind::kLoopback ? control::Adapter::LOOPBACK
-                                                  : control::Adapter::UNPLUGGED);
+  FillAdapter(net, queues, text, *adapter);
   for (UniqueFd& fd : fds) adapter->add_fds(Own(std::move(fd)));
   adapter->set_mac(mac);
-  adapter->set_queues(queues);
-  adapter->set_vlan(net.vlan);
-  adapter->set_name("--net " + text);
   return absl::OkStatus();
 }
 
@@ -233,10 +223,11 @@ absl::Status StartBuilder::AddAdapter(const RunOptions& options, const std::stri
 class Session {
  public:
   Session(WorkerProcess& worker, UniqueFd console, std::unique_ptr<ControlServer> control,
-          const RunOptions& options, const RunHooks& hooks)
+          std::unique_ptr<VsockServer> vsock, const RunOptions& options, const RunHooks& hooks)
       : worker_(worker),
         console_(std::move(console)),
         control_(std::move(control)),
+        vsock_(std::move(vsock)),
         options_(options),
         hooks_(hooks) {}
 
@@ -254,6 +245,7 @@ class Session {
   WorkerProcess& worker_;
   UniqueFd console_;
   std::unique_ptr<ControlServer> control_;
+  std::unique_ptr<VsockServer> vsock_;
   const RunOptions& options_;
   const RunHooks& hooks_;
   UniqueFd signals_;
@@ -277,6 +269,9 @@ int Session::Run() {
     if (terminal_->active()) fprintf(stderr, "partita: Ctrl-A x ends the partition\r\n");
   }
   input_open_ = interactive;
+  const auto forward = [this](const control::Request& request, std::span<const int> descriptors) {
+    return worker_open_ ? worker_.Send(request, descriptors) : Unavailable("the worker is gone");
+  };
   while (worker_open_ || console_.valid()) {
     std::vector<pollfd> fds = {
         pollfd{.fd = worker_open_ ? worker_.fd() : -1, .events = POLLIN, .revents = 0},
@@ -285,16 +280,17 @@ int Session::Run() {
         pollfd{.fd = input_open_ ? STDIN_FILENO : -1, .events = POLLIN, .revents = 0}};
     constexpr size_t kOwnFds = 4;
     if (control_ != nullptr) control_->AddTo(fds);
+    const size_t vsock_fds = fds.size();
+    if (vsock_ != nullptr) vsock_->AddTo(fds);
     if (poll(fds.data(), fds.size(), -1) < 0 && errno != EINTR) break;
     if (fds[2].revents != 0 && !CopyOutput()) console_.Reset();
     if (fds[0].revents != 0) OnEvent();
     if (fds[1].revents != 0) OnSignal();
     if (fds[3].revents != 0) CopyInput();
     if (control_ != nullptr) {
-      control_->HandleEvents(fds, kOwnFds, [this](const control::Request& request) {
-        return worker_open_ ? worker_.Send(request) : Unavailable("the worker is gone");
-      });
+      control_->HandleEvents(fds, kOwnFds, forward);
     }
+    if (vsock_ != nullptr) vsock_->HandleEvents(fds, vsock_fds, forward);
   }
   terminal_.reset();
   return Finish();
@@ -310,6 +306,17 @@ void Session::OnEvent() {
   if (event.has_ended()) ended_ = event.ended();
   if (event.has_reply() && control_ != nullptr)
     control_->OnReply(std::move(*event.mutable_reply()));
+  if (event.has_socket_wanted()) {
+    // Without --vsock nobody listens.
+    UniqueFd socket;
+    if (vsock_ != nullptr) socket = vsock_->ConnectToHost(event.socket_wanted().port());
+    control::Request request;
+    request.set_id(UINT64_MAX);  // nobody waits for the reply
+    request.mutable_accept_socket()->set_wanted(event.socket_wanted().wanted());
+    const int fd = socket.get();
+    static_cast<void>(
+        worker_.Send(request, std::span(&fd, socket.valid() ? size_t{1} : size_t{0})).ok());
+  }
   if (event.has_stats()) {
     stats_.clear();
     for (const auto& [name, value] : event.stats().values()) stats_[name] = value;
@@ -389,9 +396,8 @@ int Session::Finish() {
 
 }  // namespace
 
-absl::Status ParseMemory(const std::string& text, uint64_t* bytes, int* pages) {
-  const size_t comma = text.find(',');
-  const std::string size = text.substr(0, comma);
+namespace {
+absl::StatusOr<uint64_t> ParseSize(const std::string& size) {
   char* end = nullptr;
   const uint64_t value = strtoull(size.c_str(), &end, 10);
   std::string unit(end);
@@ -403,16 +409,29 @@ absl::Status ParseMemory(const std::string& text, uint64_t* bytes, int* pages) {
   if (end == size.c_str() || scale == 0 || value == 0 || value > UINT64_MAX / scale) {
     return InvalidArgument("--memory takes a size like 512M or 2G, not '" + size + "'");
   }
-  *bytes = value * scale;
+  return value * scale;
+}
+}  // namespace
+
+absl::Status ParseMemory(const std::string& text, uint64_t* bytes, int* pages, uint64_t* maximum) {
+  size_t at = text.find(',');
+  ASSIGN_OR_RETURN(*bytes, ParseSize(text.substr(0, at)));
   *pages = control::PAGES_SMALL;
-  if (comma == std::string::npos) return absl::OkStatus();
-  const std::string kind = text.substr(comma + 1);
-  if (kind == "pages=thp") {
-    *pages = control::PAGES_TRANSPARENT;
-  } else if (kind == "pages=2m") {
-    *pages = control::PAGES_HUGE;
-  } else if (kind != "pages=4k") {
-    return InvalidArgument("--memory does not know '" + kind + "'; it takes pages=4k, thp or 2m");
+  *maximum = 0;
+  while (at != std::string::npos) {
+    const size_t next = text.find(',', at + 1);
+    const std::string word = text.substr(at + 1, next == std::string::npos ? next : next - at - 1);
+    at = next;
+    if (word == "pages=thp") {
+      *pages = control::PAGES_TRANSPARENT;
+    } else if (word == "pages=2m") {
+      *pages = control::PAGES_HUGE;
+    } else if (word.starts_with("max=")) {
+      ASSIGN_OR_RETURN(*maximum, ParseSize(word.substr(4)));
+    } else if (word != "pages=4k") {
+      return InvalidArgument("--memory does not know '" + word +
+                             "'; it takes pages=4k, thp or 2m, and max=SIZE");
+    }
   }
   return absl::OkStatus();
 }
@@ -434,6 +453,15 @@ int RunPartition(const RunOptions& options, const RunHooks& hooks) {
     }
     control = *std::move(created);
   }
+  std::unique_ptr<VsockServer> vsock;
+  if (!options.vsock.empty()) {
+    auto created = VsockServer::Create(options.vsock);
+    if (!created.ok()) {
+      Log(Message(created.status()));
+      return control::kExitStartFailed;
+    }
+    vsock = *std::move(created);
+  }
   auto worker = WorkerProcess::Spawn();
   if (!worker.ok()) {
     Log(Message(worker.status()));
@@ -447,7 +475,8 @@ int RunPartition(const RunOptions& options, const RunHooks& hooks) {
     Log(Message(sent));
     return control::kExitStartFailed;
   }
-  return Session(**worker, std::move(console), std::move(control), options, hooks).Run();
+  return Session(**worker, std::move(console), std::move(control), std::move(vsock), options, hooks)
+      .Run();
 }
 
 }  // namespace partita

@@ -31,6 +31,7 @@ struct RunOptions {
   bool unpack_kernel = false;
   std::string stats_file;
   std::string config;
+  std::string vsock;    // socket for connections to the guest; empty: none
   std::string control;  // socket for `partita ctl`; empty: none
   bool quiet = false;   // no line about how it ended
 };
@@ -47,7 +48,8 @@ struct RunHooks {
 int RunPartition(const RunOptions& options, const RunHooks& hooks);
 
 // "2G", "512M", "2G,pages=thp" -> bytes and kind of pages (see control.proto).
-absl::Status ParseMemory(const std::string& text, uint64_t* bytes, int* pages);
+// `maximum`: what the partition may grow to, or 0.
+absl::Status ParseMemory(const std::string& text, uint64_t* bytes, int* pages, uint64_t* maximum);
 
 }  // namespace partita
 

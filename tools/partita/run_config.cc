@@ -17,7 +17,7 @@ struct Key {
   const char* name;  // of the key and of the flag
   Kind kind;
 };
-constexpr std::array<Key, 18> kKeys = {{{"kernel", Kind::kText},
+constexpr std::array<Key, 19> kKeys = {{{"kernel", Kind::kText},
                                         {"initrd", Kind::kText},
                                         {"cmdline", Kind::kText},
                                         {"name", Kind::kText},
@@ -34,6 +34,7 @@ constexpr std::array<Key, 18> kKeys = {{{"kernel", Kind::kText},
                                         {"cpu-affinity", Kind::kNumbers},
                                         {"unpack-kernel", Kind::kSwitch},
                                         {"stats-json", Kind::kText},
+                                        {"vsock", Kind::kText},
                                         {"control", Kind::kText}}};
 
 absl::Status WrongType(const std::string& key, const char* wanted) {

@@ -1,4 +1,4 @@
-// Addresses of Unix sockets.
+// Unix sockets: addresses, and listening for the owner only.
 #ifndef PARTITA_TOOLS_PARTITA_UNIX_SOCKET_H_
 #define PARTITA_TOOLS_PARTITA_UNIX_SOCKET_H_
 
@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/status.h"
+#include "base/unique_fd.h"
 
 namespace partita {
 
@@ -22,6 +23,11 @@ inline absl::StatusOr<sockaddr_un> UnixAddress(const std::string& what, const st
   std::memcpy(address.sun_path, path.c_str(), path.size());
   return address;
 }
+
+// A listening, non-blocking socket of `type` at `path` that only its owner may connect to. A socket
+// that nobody serves any more is replaced.
+absl::StatusOr<UniqueFd> ListenForOwner(const std::string& what, const std::string& path, int type,
+                                        size_t backlog);
 
 }  // namespace partita
 

@@ -19,7 +19,9 @@ class WorkerProcess {
   ~WorkerProcess();
 
   absl::Status Start(control::Start start, std::vector<int> descriptors);
-  absl::Status Send(const control::Request& request) { return channel_.Send(request); }
+  absl::Status Send(const control::Request& request, std::span<const int> descriptors = {}) {
+    return channel_.Send(request, descriptors);
+  }
   absl::Status Receive(control::Event* event) { return channel_.Receive(event); }
   [[nodiscard]] int fd() const { return channel_.fd(); }
   [[nodiscard]] pid_t pid() const { return pid_; }

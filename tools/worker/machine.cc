@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstring>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "base/monotonic.h"
 #include "partition/machine.h"
 #include "tools/control/channel.h"
+#include "tools/control/identity.h"
 #include "vsp/storage/raw_file.h"
 #include "vsp/storage/recording_backend.h"
 
@@ -30,7 +32,8 @@ vmbus::Guid DeviceInstance(const std::string& partition_id, uint8_t device) {
 }
 
 // Positions of devices in the instance GUIDs: the SCSI controller is 1.
-constexpr uint8_t kFirstAdapter = 0x40;
+constexpr uint8_t kController = 1, kFirstAdapter = 0x40, kFirstAddedDisk = 0x80;
+constexpr size_t kMaxDevices = 32;
 
 // CPUs this process may run on.
 uint32_t UsableCpus() {
@@ -52,6 +55,31 @@ std::function<void(const absl::Status&)> AnswerWithStatus(
   return [reply](const absl::Status& status) {
     control::Reply message;
     if (!status.ok()) message.set_error(std::string(Message(status)));
+    reply(std::move(message));
+  };
+}
+
+std::string MacOf(const network::NetworkVsp& adapter) {
+  const network::MacAddress& mac = adapter.options().mac;
+  return MacText({reinterpret_cast<const char*>(mac.data()), mac.size()});
+}
+
+std::string InstanceText(const network::NetworkVsp& adapter) {
+  char text[39] = {};
+  vmbus::GuidText(adapter.options().instance, text);
+  return text;
+}
+
+// Answers with a number of bytes, or why there is none.
+std::function<void(absl::StatusOr<uint64_t>)> AnswerWithBytes(
+    const std::function<void(control::Reply)>& reply) {
+  return [reply](const absl::StatusOr<uint64_t>& bytes) {
+    control::Reply message;
+    if (bytes.ok()) {
+      (*message.mutable_numbers())["bytes"] = *bytes;
+    } else {
+      message.set_error(std::string(Message(bytes.status())));
+    }
     reply(std::move(message));
   };
 }
@@ -88,85 +116,133 @@ int Machine::Descriptor(int32_t index) const {
              : -1;
 }
 
-absl::Status Machine::OpenDisks() {
+std::unique_ptr<storage::StorageVsp> Machine::NewController(uint8_t position,
+                                                            const std::string& name) {
   const uint32_t queues =
       start_.queues() != 0 ? std::min(start_.queues(), start_.cpus()) : start_.cpus();
-  storage_ = std::make_unique<storage::StorageVsp>(
-      storage::StorageVsp::Options{.instance = DeviceInstance(start_.partition_id(), 1),
+  return std::make_unique<storage::StorageVsp>(
+      storage::StorageVsp::Options{.instance = DeviceInstance(start_.partition_id(), position),
                                    .subchannels = queues - 1,
                                    .shares_cpus = UsableCpus() <= start_.cpus()},
       storage::StorageVsp::Events{
           .space = [this](bool full) { loop_.Post([this, full] { OnSpace(full); }); },
           .poisoned =
-              [this](uint32_t lun) {
-                loop_.Post([this, lun] {
-                  events_.notice("disk " + std::to_string(lun) +
+              [this, name](uint32_t lun) {
+                loop_.Post([this, name, lun] {
+                  events_.notice(name + std::to_string(lun) +
                                  ": a flush failed; the disk takes no more writes");
                 });
               }});
+}
+
+absl::Status Machine::AddDiskTo(storage::StorageVsp& controller, const control::Disk& disk,
+                                UniqueFd fd, UniqueFd record) {
+  auto file = storage::RawFile::Create(std::move(fd), {.read_only = disk.read_only(),
+                                                       .direct = disk.direct(),
+                                                       .logical_block = disk.logical_block()});
+  if (!file.ok()) {
+    return absl::Status(file.status().code(),
+                        AbslView(disk.name() + ": " + std::string(Message(file.status()))));
+  }
+  storage::ScsiDisk::Identity identity;
+  std::memcpy(identity.id.data(), disk.identity().data(),
+              std::min(disk.identity().size(), identity.id.size()));
+  identity.serial = SerialNumber(disk.identity());
+  std::unique_ptr<storage::BlockBackend> backend = *std::move(file);
+  if (record.valid()) {
+    backend = std::make_unique<storage::RecordingBackend>(std::move(backend), std::move(record));
+  }
+  controller.AddDisk(std::make_unique<storage::ScsiDisk>(std::move(backend), std::move(identity)));
+  return absl::OkStatus();
+}
+
+absl::Status Machine::OpenDisks() {
+  storage_ = NewController(kController, "disk ");
   for (const control::Disk& disk : start_.disks()) {
-    auto file = storage::RawFile::Create(UniqueFd(fcntl(Descriptor(disk.fd()), F_DUPFD_CLOEXEC, 0)),
-                                         {.read_only = disk.read_only(),
-                                          .direct = disk.direct(),
-                                          .logical_block = disk.logical_block()});
-    if (!file.ok()) {
-      return absl::Status(file.status().code(),
-                          AbslView(disk.name() + ": " + std::string(Message(file.status()))));
-    }
-    storage::ScsiDisk::Identity identity;
-    std::memcpy(identity.id.data(), disk.identity().data(),
-                std::min(disk.identity().size(), identity.id.size()));
-    identity.serial = SerialNumber(disk.identity());
-    std::unique_ptr<storage::BlockBackend> backend = *std::move(file);
-    if (const int record = Descriptor(disk.record_fd()); record >= 0) {
-      backend = std::make_unique<storage::RecordingBackend>(
-          std::move(backend), UniqueFd(fcntl(record, F_DUPFD_CLOEXEC, 0)));
-    }
-    storage_->AddDisk(std::make_unique<storage::ScsiDisk>(std::move(backend), std::move(identity)));
+    RETURN_IF_ERROR(AddDiskTo(*storage_, disk, Duplicate(disk.fd()), Duplicate(disk.record_fd())));
+  }
+  for (const control::Adapter& adapter : start_.adapters()) {
+    std::vector<UniqueFd> fds;
+    for (const int32_t index : adapter.fds()) fds.push_back(Duplicate(index));
+    RETURN_IF_ERROR(AddAdapter(adapter, std::move(fds)));
   }
   return absl::OkStatus();
 }
 
-absl::Status Machine::OpenAdapters() {
-  for (const control::Adapter& adapter : start_.adapters()) {
-    std::vector<UniqueFd> fds;
-    for (const int32_t index : adapter.fds()) {
-      fds.emplace_back(fcntl(Descriptor(index), F_DUPFD_CLOEXEC, 0));
-    }
-    absl::StatusOr<std::unique_ptr<network::NetBackend>> made =
-        InvalidArgument("an adapter without a descriptor");
-    switch (adapter.kind()) {
-      case control::Adapter::TAP:
-        made = network::MakeTapBackend(std::move(fds));
-        break;
-      case control::Adapter::STREAM:
-        if (!fds.empty()) made = network::MakeStreamBackend(std::move(fds[0]));
-        break;
-      case control::Adapter::LOOPBACK:
-        made = network::MakeLoopbackBackend(std::max(1u, adapter.queues()));
-        break;
-      default:
-        made = network::MakeNullBackend(std::max(1u, adapter.queues()));
-        break;
-    }
-    if (!made.ok()) {
-      return absl::Status(made.status().code(),
-                          AbslView(adapter.name() + ": " + std::string(Message(made.status()))));
-    }
-    network::NetworkVsp::Options options;
-    const auto position = static_cast<uint8_t>(kFirstAdapter + adapters_.size());
-    options.instance = DeviceInstance(start_.partition_id(), position);
-    std::memcpy(options.mac.data(), adapter.mac().data(),
-                std::min(adapter.mac().size(), options.mac.size()));
-    options.queues = std::clamp(adapter.queues(), 1u, (*made)->properties().queues);
-    options.vlan = static_cast<uint16_t>(adapter.vlan());
-    options.shares_cpus = UsableCpus() <= start_.cpus();
-    options.name = adapter.name();
-    adapters_.push_back(
-        std::make_unique<network::NetworkVsp>(std::move(options), *std::move(made)));
-    if (adapter.kind() == control::Adapter::UNPLUGGED) adapters_.back()->SetLink(false);
+UniqueFd Machine::Duplicate(int32_t index) const {
+  const int fd = Descriptor(index);
+  return UniqueFd(fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0));
+}
+
+absl::Status Machine::AddAdapter(const control::Adapter& adapter, std::vector<UniqueFd> fds) {
+  absl::StatusOr<std::unique_ptr<network::NetBackend>> made =
+      InvalidArgument("an adapter without a descriptor");
+  const uint32_t queues = std::max(1u, adapter.queues());
+  switch (adapter.kind()) {
+    case control::Adapter::TAP:
+      made = network::MakeTapBackend(std::move(fds));
+      break;
+    case control::Adapter::STREAM:
+      if (!fds.empty()) made = network::MakeStreamBackend(std::move(fds[0]));
+      break;
+    case control::Adapter::LOOPBACK:
+      made = network::MakeLoopbackBackend(queues);
+      break;
+    default:
+      made = network::MakeNullBackend(queues);
+      break;
   }
+  if (!made.ok()) {
+    return absl::Status(made.status().code(),
+                        AbslView(adapter.name() + ": " + std::string(Message(made.status()))));
+  }
+  network::NetworkVsp::Options options;
+  std::memcpy(options.mac.data(), adapter.mac().data(),
+              std::min(adapter.mac().size(), options.mac.size()));
+  for (const auto& other : devices_) {
+    if (other->adapter != nullptr && other->adapter->options().mac == options.mac) {
+      return InvalidArgument("another adapter has that address");
+    }
+  }
+  auto device = std::make_unique<Device>();
+  device->position = FreePosition(kFirstAdapter);
+  device->id = "nic" + std::to_string(next_adapter_++);
+  options.instance = DeviceInstance(start_.partition_id(), device->position);
+  options.queues = std::clamp(queues, 1u, (*made)->properties().queues);
+  options.vlan = static_cast<uint16_t>(adapter.vlan());
+  options.shares_cpus = UsableCpus() <= start_.cpus();
+  options.name = adapter.name();
+  device->adapter = std::make_unique<network::NetworkVsp>(std::move(options), *std::move(made));
+  if (adapter.kind() == control::Adapter::UNPLUGGED) device->adapter->SetLink(false);
+  devices_.push_back(std::move(device));
   return absl::OkStatus();
+}
+
+uint8_t Machine::FreePosition(uint8_t first) const {
+  uint8_t position = first;
+  while (std::any_of(devices_.begin(), devices_.end(),
+                     [&](const auto& d) { return d->position == position; })) {
+    ++position;
+  }
+  return position;
+}
+
+Machine::Device* Machine::FindDevice(const std::string& id) {
+  const auto it = std::find_if(devices_.begin(), devices_.end(),
+                               [&](const auto& d) { return d->id == id && !d->leaving; });
+  return it == devices_.end() ? nullptr : it->get();
+}
+
+absl::Status Machine::OfferDevice(Device& device) {
+  if (device.disk != nullptr) device.disk->Connect(*vmbus_);
+  if (device.adapter != nullptr) device.adapter->Connect(*vmbus_);
+  device.relid = vmbus_->AddDevice(device.channel_device());
+  return device.relid == 0 ? Internal("no channel for " + device.id) : absl::OkStatus();
+}
+
+// What was being removed when the machine was reset is gone.
+void Machine::ForgetLeaving() {
+  std::erase_if(devices_, [](const auto& device) { return device->leaving; });
 }
 
 absl::Status Machine::Start() {
@@ -176,9 +252,10 @@ absl::Status Machine::Start() {
   const PageKind kind = start_.pages() == control::PAGES_HUGE          ? PageKind::kHuge
                         : start_.pages() == control::PAGES_TRANSPARENT ? PageKind::kTransparent
                                                                        : PageKind::kSmall;
-  ASSIGN_OR_RETURN(ram_, GuestRam::Create(start_.memory_bytes(), kind));
+  ASSIGN_OR_RETURN(ram_,
+                   GuestRam::Create(start_.memory_bytes(), kind, start_.maximum_memory_bytes()));
   RETURN_IF_ERROR(OpenDisks());
-  RETURN_IF_ERROR(OpenAdapters());
+  ASSIGN_OR_RETURN(sockets_, socket::SocketHub::Create(loop_, events_.socket_wanted));
   return Build();
 }
 
@@ -225,14 +302,17 @@ absl::Status Machine::Build() {
   relay_ = std::make_unique<MessageRelay>(*vmbus_);
   storage_->Connect(*vmbus_);
   if (vmbus_->AddDevice(*storage_) == 0) return Internal("no channel for the SCSI controller");
-  for (const auto& adapter : adapters_) {
-    adapter->Connect(*vmbus_);
-    if (vmbus_->AddDevice(*adapter) == 0) return Internal("no channel for a network adapter");
-  }
-  services_ = std::make_unique<Services>(loop_, partition_->clock());
+  for (const auto& device : devices_) RETURN_IF_ERROR(OfferDevice(*device));
+  services_ = std::make_unique<Services>(loop_, partition_->clock(), MemoryHost());
   for (integration::IntegrationService* service : services_->all()) {
-    if (vmbus_->AddDevice(*service) == 0) return Internal("no channel for a service");
+    RETURN_IF_ERROR(OfferService(*service));
   }
+  RETURN_IF_ERROR(OfferService(services_->memory));
+  RETURN_IF_ERROR(OfferService(services_->keyboard));
+  sockets_->Connect(*vmbus_);
+  vmbus_->OnSocketConnect([this](const vmbus::Guid& endpoint, const vmbus::Guid& service) {
+    sockets_->OnGuestConnect(endpoint, service);
+  });
   RETURN_IF_ERROR(partition_->Connect(*synic_, *relay_));
   RETURN_IF_ERROR(partition_->Load({.kernel_fd = Descriptor(start_.kernel_fd()),
                                     .initrd_fd = Descriptor(start_.initrd_fd()),
@@ -255,7 +335,9 @@ void Machine::TearDown(std::function<void()> then) {
       console_.Attach(nullptr);
       DescribeIncarnation(retired_);
       incarnation_.reset();
+      sockets_->Forget();
       vmbus_.reset();
+      ForgetLeaving();
       services_.reset();
       synic_.reset();
       partition_.reset();
@@ -268,16 +350,32 @@ void Machine::TearDown(std::function<void()> then) {
   vmbus_->Shutdown(std::move(finish));
 }
 
+absl::Status Machine::OfferService(integration::MessageChannel& service) {
+  const uint32_t relid = vmbus_->AddDevice(service);
+  services_->relids[&service] = relid;
+  return relid == 0 ? Internal("no channel for a service") : absl::OkStatus();
+}
+
+void Machine::FlushDisks(const storage::StorageVsp& controller) {
+  for (const auto& disk : controller.disks()) {
+    for (const int fd : disk->backend().files()) {
+      if (!disk->backend().properties().read_only && fdatasync(fd) != 0) disk->Poison();
+    }
+  }
+}
+
 void Machine::Stop(int status, std::string reason) {
   if (std::exchange(ended_, true)) return;
   TearDown([this, status, reason = std::move(reason)] {
     int final_status = status;
-    for (const auto& disk : storage_->disks()) {
-      for (const int fd : disk->backend().files()) {
-        if (!disk->backend().properties().read_only && fdatasync(fd) != 0) disk->Poison();
-      }
+    std::vector<const storage::StorageVsp*> controllers = {storage_.get()};
+    for (const auto& device : devices_) {
+      if (device->disk != nullptr) controllers.push_back(device->disk.get());
     }
-    if (storage_->any_poisoned()) final_status = control::kExitPoisonedDisk;
+    for (const storage::StorageVsp* controller : controllers) {
+      FlushDisks(*controller);
+      if (controller->any_poisoned()) final_status = control::kExitPoisonedDisk;
+    }
     events_.ended(final_status, reason);
   });
 }
@@ -348,8 +446,8 @@ void Machine::ApplyPause() {
   services_->time.Sync();  // its clock stood still, as far as the guest can tell
 }
 
-void Machine::Handle(const control::Request& request,
-                     const std::function<void(control::Reply)>& reply) {
+void Machine::Handle(const control::Request& request, std::vector<UniqueFd> descriptors,
+                     const Replier& reply) {
   const auto answer = AnswerWithStatus(reply);
   if (partition_ == nullptr || services_ == nullptr || tearing_down_ || ended_) {
     return answer(Unavailable("the partition is being reset or ends"));
@@ -387,9 +485,199 @@ void Machine::Handle(const control::Request& request,
       for (const auto& [name, value] : sink.values()) (*message.mutable_numbers())[name] = value;
       return reply(std::move(message));
     }
+    case control::Request::kAddDisk:
+      return HandleAddDisk(request.add_disk().disk(), std::move(descriptors), reply);
+    case control::Request::kAddAdapter:
+      return HandleAddAdapter(request.add_adapter().adapter(), std::move(descriptors), reply);
+    case control::Request::kRemoveDevice:
+      return HandleRemove(request.remove_device().id(), answer);
+    case control::Request::kSetLink: {
+      Device* device = FindDevice(request.set_link().id());
+      if (device == nullptr || device->adapter == nullptr) {
+        return answer(InvalidArgument("there is no adapter '" + request.set_link().id() + "'"));
+      }
+      device->adapter->SetLink(request.set_link().up());
+      return answer(absl::OkStatus());
+    }
+    case control::Request::kFreeze:
+      return services_->snapshot.Freeze(std::clamp(request.freeze().seconds(), 1u, 300u), answer);
+    case control::Request::kThaw:
+      return services_->snapshot.Thaw(answer);
+    case control::Request::kCopyFile: {
+      if (descriptors.empty()) return answer(InvalidArgument("no file came with the request"));
+      integration::FileCopyService::Job job;
+      job.source = std::move(descriptors[0]);
+      job.name = request.copy_file().name();
+      job.directory = request.copy_file().directory();
+      job.overwrite = request.copy_file().overwrite();
+      job.create_directory = request.copy_file().create_directory();
+      return services_->file_copy.Copy(std::move(job), AnswerWithBytes(reply));
+    }
+    case control::Request::kAddresses:
+      return HandleAddresses(request.addresses(), reply);
+    case control::Request::kSetMemory:
+      return services_->memory.SetTarget(request.set_memory().bytes(), AnswerWithBytes(reply));
+    case control::Request::kKeys:
+      return answer(request.keys().chord().empty()
+                        ? services_->keyboard.Type(request.keys().text())
+                        : services_->keyboard.Chord(request.keys().chord()));
+    case control::Request::kSwitchService:
+      return HandleSwitch(request.switch_service(), answer);
+    case control::Request::kConnectSocket:
+      if (descriptors.empty()) return answer(InvalidArgument("no socket came with the request"));
+      sockets_->ConnectToGuest(request.connect_socket().port(), std::move(descriptors[0]));
+      return answer(absl::OkStatus());
+    case control::Request::kAcceptSocket:
+      if (descriptors.empty()) {
+        sockets_->Refuse(request.accept_socket().wanted());
+      } else {
+        sockets_->Accept(request.accept_socket().wanted(), std::move(descriptors[0]));
+      }
+      return answer(absl::OkStatus());
     default:
       return answer(InvalidArgument("a request that a partition does not know"));
   }
+}
+
+void Machine::HandleAddDisk(const control::Disk& disk, std::vector<UniqueFd> fds,
+                            const Replier& reply) {
+  const auto answer = AnswerWithStatus(reply);
+  if (fds.empty()) return answer(InvalidArgument("no disk came with the request"));
+  if (devices_.size() >= kMaxDevices) return answer(ResourceExhausted("too many devices"));
+  auto device = std::make_unique<Device>();
+  device->position = FreePosition(kFirstAddedDisk);
+  device->id = "disk" + std::to_string(next_disk_);
+  device->disk = NewController(device->position, device->id + ".");
+  absl::Status status = AddDiskTo(*device->disk, disk, std::move(fds[0]), UniqueFd());
+  if (status.ok()) status = OfferDevice(*device);
+  if (!status.ok()) return answer(status);
+  ++next_disk_;
+  control::Reply message;
+  AddText(message, "id", device->id);
+  devices_.push_back(std::move(device));
+  reply(std::move(message));
+}
+
+void Machine::HandleAddAdapter(const control::Adapter& adapter, std::vector<UniqueFd> fds,
+                               const Replier& reply) {
+  const auto answer = AnswerWithStatus(reply);
+  if (devices_.size() >= kMaxDevices) return answer(ResourceExhausted("too many devices"));
+  control::Adapter described = adapter;
+  if (described.mac().size() != 6) {
+    // As `partita run` derives them, behind those that it has given out.
+    described.set_mac(DerivedMac(start_.partition_id(), next_adapter_));
+  }
+  absl::Status status = AddAdapter(described, std::move(fds));
+  if (status.ok()) status = OfferDevice(*devices_.back());
+  if (!status.ok()) return answer(status);
+  control::Reply message;
+  AddText(message, "id", devices_.back()->id);
+  AddText(message, "mac", MacText(described.mac()));
+  reply(std::move(message));
+}
+
+void Machine::HandleRemove(const std::string& id, const Answer& answer) {
+  Device* device = FindDevice(id);
+  if (device == nullptr) {
+    return answer(InvalidArgument("there is no device '" + id + "' that can be removed"));
+  }
+  device->leaving = true;
+  auto answered = std::make_shared<bool>(false);
+  const auto once = [answered, answer](const absl::Status& status) {
+    if (!std::exchange(*answered, true)) answer(status);
+  };
+  constexpr uint32_t kPatienceMs = 30'000;
+  loop_.After(kPatienceMs, [once] {
+    once(absl::DeadlineExceededError("the guest has not let go of the device yet"));
+  });
+  vmbus_->RemoveDevice(device->relid, [this, device, once] {
+    if (device->disk != nullptr) FlushDisks(*device->disk);
+    if (device->disk != nullptr) device->disk->DescribeTo(retired_);
+    if (device->adapter != nullptr) device->adapter->DescribeTo(retired_);
+    std::erase_if(devices_, [&](const auto& d) { return d.get() == device; });
+    once(absl::OkStatus());
+  });
+}
+
+// Off: the offer is taken back. On: made again, once the guest has let go of the last one.
+void Machine::HandleSwitch(const control::SwitchService& request, const Answer& answer) {
+  for (auto& [service, relid] : services_->relids) {
+    if (service->name() != request.name()) continue;
+    if (request.on() == (relid != 0)) return answer(absl::OkStatus());
+    if (request.on()) return answer(OfferService(*service));
+    vmbus_->RemoveDevice(relid, [this, service = service, answer] {
+      services_->relids[service] = 0;
+      answer(absl::OkStatus());
+    });
+    return;
+  }
+  answer(InvalidArgument("there is no service '" + request.name() + "'"));
+}
+
+void Machine::HandleAddresses(const control::Addresses& request, const Replier& reply) {
+  const auto answer = AnswerWithStatus(reply);
+  const Device* device = request.id().empty() ? nullptr : FindDevice(request.id());
+  if (!request.id().empty() && (device == nullptr || device->adapter == nullptr)) {
+    return answer(InvalidArgument("there is no adapter '" + request.id() + "'"));
+  }
+  if (request.set()) {
+    if (device == nullptr) return answer(InvalidArgument("an adapter has to be named"));
+    return services_->key_values.SetAddresses(InstanceText(*device->adapter),
+                                              {.dhcp = request.dhcp(),
+                                               .addresses = request.addresses(),
+                                               .subnets = request.subnets(),
+                                               .gateways = request.gateways(),
+                                               .dns = request.dns()},
+                                              answer);
+  }
+  std::vector<std::string> ids;
+  for (const auto& d : devices_) {
+    if (d->adapter != nullptr && (device == nullptr || d.get() == device)) ids.push_back(d->id);
+  }
+  ListAddresses(std::move(ids), {}, reply);
+}
+
+void Machine::ListAddresses(std::vector<std::string> ids, control::Reply so_far,
+                            const Replier& reply) {
+  const Device* device = nullptr;
+  while (!ids.empty() && device == nullptr) {
+    device = FindDevice(ids.front());
+    ids.erase(ids.begin());
+  }
+  if (device == nullptr) return reply(std::move(so_far));
+  std::string text = MacOf(*device->adapter);
+  // The daemon compares capital letters.
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  services_->key_values.Addresses(text, [this, id = device->id, ids = std::move(ids),
+                                         so_far = std::move(so_far), reply](auto info) mutable {
+    if (!info.ok()) return AnswerWithStatus(reply)(info.status());
+    AddText(so_far, id + ".addresses", info->addresses);
+    AddText(so_far, id + ".subnets", info->subnets);
+    AddText(so_far, id + ".gateways", info->gateways);
+    AddText(so_far, id + ".dns", info->dns);
+    AddText(so_far, id + ".dhcp", info->dhcp ? "yes" : "no");
+    ListAddresses(std::move(ids), std::move(so_far), reply);
+  });
+}
+
+integration::DynamicMemory::Host Machine::MemoryHost() {
+  integration::DynamicMemory::Host host;
+  host.start_pages = ram_->size() >> kPageShift;
+  host.max_pages = std::max(start_.memory_bytes(), start_.maximum_memory_bytes()) >> kPageShift;
+  for (const GuestMemory::Region& region : ram_->memory().regions()) {
+    if (region.added_later) host.add_gpa = region.gpa;
+  }
+  // Nothing that the host reaches by an address of the guest may go while it does.
+  host.usable = [this]() -> std::function<bool(uint64_t)> {
+    return [this, shared = vmbus_->machine().SharedPages()](uint64_t pfn) {
+      return partition_->memory().Page(pfn) != nullptr && !synic_->UsesPage(pfn) &&
+             !std::binary_search(shared.begin(), shared.end(), pfn);
+    };
+  };
+  host.discard = [this](uint64_t pfn, uint64_t count) { return ram_->Discard(pfn, count); };
+  host.add = [this](uint64_t gpa, uint64_t bytes) { return partition_->AddMemory(gpa, bytes); };
+  return host;
 }
 
 void Machine::HandleKeyValues(const control::KeyValues& request,
@@ -430,9 +718,17 @@ void Machine::Describe(control::Reply& reply) const {
   (*reply.mutable_numbers())["memory_bytes"] = start_.memory_bytes();
   (*reply.mutable_numbers())["resets"] = reset_count_;
   for (integration::IntegrationService* service : services_->all()) {
-    (*reply.mutable_numbers())[std::string("service.") + service->name()] =
-        service->ready() ? 1 : 0;
+    (*reply.mutable_numbers())["service." + service->name()] = service->ready() ? 1 : 0;
   }
+  (*reply.mutable_numbers())["service.dynamic memory"] = services_->memory.ready() ? 1 : 0;
+  (*reply.mutable_numbers())["service.keyboard"] = services_->keyboard.ready() ? 1 : 0;
+  (*reply.mutable_numbers())["memory_assigned_bytes"] = services_->memory.assigned_bytes();
+  for (const auto& device : devices_) {
+    const std::string what =
+        device->disk != nullptr ? "disk" : "adapter " + MacOf(*device->adapter);
+    AddText(reply, device->id, device->leaving ? what + ", leaving" : what);
+  }
+  if (services_->snapshot.frozen()) AddText(reply, "file systems", "frozen");
 }
 
 void Machine::DescribeIncarnation(StatSink& sink) const {
@@ -441,6 +737,8 @@ void Machine::DescribeIncarnation(StatSink& sink) const {
   if (vmbus_ != nullptr) vmbus_->DescribeTo(sink);
   if (services_ != nullptr) {
     for (integration::IntegrationService* service : services_->all()) service->DescribeTo(sink);
+    services_->memory.DescribeTo(sink);
+    services_->keyboard.DescribeTo(sink);
   }
 }
 
@@ -448,7 +746,11 @@ void Machine::DescribeTo(StatSink& sink) const {
   for (const auto& [name, value] : retired_.values()) sink.Add(name, value);
   DescribeIncarnation(sink);
   if (storage_ != nullptr) storage_->DescribeTo(sink);
-  for (const auto& adapter : adapters_) adapter->DescribeTo(sink);
+  for (const auto& device : devices_) {
+    if (device->disk != nullptr) device->disk->DescribeTo(sink);
+    if (device->adapter != nullptr) device->adapter->DescribeTo(sink);
+  }
+  if (sockets_ != nullptr) sockets_->DescribeTo(sink);
   sink.Add("machine.resets", reset_count_);
   sink.Add("machine.first_entry_us", first_entry_us_);
   if (ram_ != nullptr) sink.Add("memory.allocated_bytes", ram_->AllocatedBytes());

@@ -6,6 +6,7 @@
 #include <array>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,8 +17,12 @@
 #include "tools/control/control.pb.h"
 #include "tools/worker/console.h"
 #include "vmbus/server/vmbus_server.h"
+#include "vsp/integration/dynamic_memory.h"
+#include "vsp/integration/file_services.h"
+#include "vsp/integration/keyboard.h"
 #include "vsp/integration/services.h"
 #include "vsp/network/network_vsp.h"
+#include "vsp/socket/socket_hub.h"
 #include "vsp/storage/storage_vsp.h"
 
 namespace partita {
@@ -27,6 +32,7 @@ class Machine {
   struct Events {
     std::function<void(int status, std::string reason)> ended;
     std::function<void(std::string notice)> notice;
+    std::function<void(uint32_t port, uint64_t id)> socket_wanted;
   };
   // `descriptors` are those that came with `start`; taken over.
   Machine(EventLoop& loop, control::Start start, std::vector<UniqueFd> descriptors, Events events);
@@ -38,19 +44,45 @@ class Machine {
   void DescribeTo(StatSink& sink) const;
   // Does what a request says, one of those that are answered; `reply` is called once, perhaps
   // later.
-  void Handle(const control::Request& request, const std::function<void(control::Reply)>& reply);
+  // `descriptors` came with it.
+  void Handle(const control::Request& request, std::vector<UniqueFd> descriptors,
+              const std::function<void(control::Reply)>& reply);
 
  private:
   // The integration services of one incarnation.
   struct Services {
-    Services(EventLoop& loop, const Clock& clock)
-        : heartbeat(loop), shutdown(loop), time(loop, clock), key_values(loop) {}
+    Services(EventLoop& loop, const Clock& clock, integration::DynamicMemory::Host host)
+        : heartbeat(loop),
+          shutdown(loop),
+          time(loop, clock),
+          key_values(loop),
+          snapshot(loop),
+          file_copy(loop),
+          memory(loop, std::move(host)),
+          keyboard(loop) {}
     integration::HeartbeatService heartbeat;
     integration::ShutdownService shutdown;
     integration::TimeSyncService time;
     integration::KeyValueService key_values;
-    [[nodiscard]] std::array<integration::IntegrationService*, 4> all() {
-      return {&heartbeat, &shutdown, &time, &key_values};
+    integration::SnapshotService snapshot;
+    integration::FileCopyService file_copy;
+    integration::DynamicMemory memory;
+    integration::Keyboard keyboard;
+    std::map<integration::MessageChannel*, uint32_t> relids;  // 0: switched off
+    [[nodiscard]] std::array<integration::IntegrationService*, 6> all() {
+      return {&heartbeat, &shutdown, &time, &key_values, &snapshot, &file_copy};
+    }
+  };
+  // A disk or an adapter that can come and go. The controller of the first disks is no such.
+  struct Device {
+    std::string id;
+    uint8_t position = 0;  // in its instance GUID
+    std::unique_ptr<storage::StorageVsp> disk;
+    std::unique_ptr<network::NetworkVsp> adapter;
+    uint32_t relid = 0;
+    bool leaving = false;
+    [[nodiscard]] vmbus::ChannelDevice& channel_device() const {
+      return disk != nullptr ? static_cast<vmbus::ChannelDevice&>(*disk) : *adapter;
     }
   };
 
@@ -68,7 +100,25 @@ class Machine {
   };
 
   absl::Status OpenDisks();
-  absl::Status OpenAdapters();
+  using Answer = std::function<void(const absl::Status&)>;
+  using Replier = std::function<void(control::Reply)>;
+  [[nodiscard]] std::unique_ptr<storage::StorageVsp> NewController(uint8_t position,
+                                                                   const std::string& name);
+  absl::Status AddDiskTo(storage::StorageVsp& controller, const control::Disk& disk, UniqueFd fd,
+                         UniqueFd record);
+  absl::Status AddAdapter(const control::Adapter& adapter, std::vector<UniqueFd> fds);
+  absl::Status OfferDevice(Device& device);
+  [[nodiscard]] Device* FindDevice(const std::string& id);
+  [[nodiscard]] uint8_t FreePosition(uint8_t first) const;
+  void ForgetLeaving();
+  void HandleAddDisk(const control::Disk& disk, std::vector<UniqueFd> fds, const Replier& reply);
+  void HandleAddAdapter(const control::Adapter& adapter, std::vector<UniqueFd> fds,
+                        const Replier& reply);
+  void HandleRemove(const std::string& id, const Answer& answer);
+  void HandleAddresses(const control::Addresses& request, const Replier& reply);
+  void ListAddresses(std::vector<std::string> ids, control::Reply so_far, const Replier& reply);
+  void HandleSwitch(const control::SwitchService& request, const Answer& answer);
+  [[nodiscard]] integration::DynamicMemory::Host MemoryHost();
   absl::Status Build();
   // Tears the incarnation down in order, then calls `then`.
   void TearDown(std::function<void()> then);
@@ -84,6 +134,9 @@ class Machine {
   // Counters of the partition, SynIC and VMBus that live now.
   void DescribeIncarnation(StatSink& sink) const;
   [[nodiscard]] int Descriptor(int32_t index) const;
+  [[nodiscard]] UniqueFd Duplicate(int32_t index) const;
+  absl::Status OfferService(integration::MessageChannel& service);
+  static void FlushDisks(const storage::StorageVsp& controller);
 
   EventLoop& loop_;
   const control::Start start_;
@@ -92,7 +145,9 @@ class Machine {
   Console console_;
   std::unique_ptr<GuestRam> ram_;
   std::unique_ptr<storage::StorageVsp> storage_;
-  std::vector<std::unique_ptr<network::NetworkVsp>> adapters_;
+  std::vector<std::unique_ptr<Device>> devices_;
+  uint32_t next_disk_ = 1, next_adapter_ = 0;
+  std::unique_ptr<socket::SocketHub> sockets_;
   // One incarnation; destroyed in reverse order.
   std::unique_ptr<Partition> partition_;
   std::unique_ptr<Synic> synic_;

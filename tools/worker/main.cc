@@ -43,6 +43,13 @@ class Worker {
                               control::Event event;
                               event.set_notice(std::move(text));
                               static_cast<void>(channel_.Send(event).ok());
+                            },
+                        .socket_wanted =
+                            [this](uint32_t port, uint64_t id) {
+                              control::Event event;
+                              event.mutable_socket_wanted()->set_port(port);
+                              event.mutable_socket_wanted()->set_wanted(id);
+                              static_cast<void>(channel_.Send(event).ok());
                             }});
     if (absl::Status s = machine_->Start(); !s.ok()) return Fail(s);
     control::Event started;
@@ -106,7 +113,8 @@ class Worker {
 
   void OnRequest() {
     control::Request request;
-    const absl::Status status = channel_.Receive(&request);
+    std::vector<UniqueFd> descriptors;
+    const absl::Status status = channel_.Receive(&request, &descriptors);
     if (absl::IsUnavailable(status)) {  // whoever started us is gone
       loop_->Remove(channel_.fd());
       return machine_->Stop(control::kExitSignalBase + SIGHUP, "the controlling process is gone");
@@ -117,12 +125,14 @@ class Worker {
     } else if (request.has_get_stats()) {
       SendStats();
     } else if (request.id() != 0) {
-      machine_->Handle(request, [this, id = request.id()](control::Reply reply) {
-        control::Event event;
-        *event.mutable_reply() = std::move(reply);
-        event.mutable_reply()->set_id(id);
-        if (const absl::Status sent = channel_.Send(event); !sent.ok()) Log(Message(sent));
-      });
+      machine_->Handle(request, std::move(descriptors),
+                       [this, id = request.id()](control::Reply reply) {
+                         control::Event event;
+                         *event.mutable_reply() = std::move(reply);
+                         event.mutable_reply()->set_id(id);
+                         if (const absl::Status sent = channel_.Send(event); !sent.ok())
+                           Log(Message(sent));
+                       });
     }
   }
 

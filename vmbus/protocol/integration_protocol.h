@@ -22,6 +22,8 @@ enum MessageType : uint16_t {
   kKeyValue = 2,
   kShutdown = 3,
   kTimeSync = 4,
+  kSnapshot = 5,
+  kFileCopy = 7,
 };
 enum Flags : uint8_t { kTransaction = 1, kRequest = 2, kResponse = 4 };
 
@@ -125,6 +127,62 @@ struct [[gnu::packed]] KeyValue {
   };
 };
 static_assert(sizeof(KeyValue) == 4 + 4 + 2572);
+
+// Addresses of an adapter (KVP operations of their own layout; all text is UTF-16).
+inline constexpr uint8_t kGetIpInfo = 4, kSetIpInfo = 5;
+struct [[gnu::packed]] IpInfo {
+  uint8_t operation;
+  uint8_t pool;
+  uint8_t adapter[256];  // get: the MAC address; set: the instance GUID in braces
+  uint8_t family;        // 1 IPv4, 2 IPv6, 3 both
+  uint8_t dhcp;
+  uint8_t addresses[2048];  // separated by ';', as all that follow
+  uint8_t subnets[2048];
+  uint8_t gateways[1024];
+  uint8_t dns[2048];
+};
+static_assert(sizeof(IpInfo) == 7428);
+
+struct Snapshot {
+  uint8_t operation;
+  uint8_t reserved[7];
+  uint32_t flags;
+};
+static_assert(sizeof(Snapshot) == 12);
+inline constexpr uint8_t kSnapshotCheck = 2, kSnapshotComplete = 4, kSnapshotFreeze = 5,
+                         kSnapshotThaw = 6;
+
+enum FileCopyOperation : uint32_t {
+  kCopyStart = 0,
+  kCopyWrite = 1,
+  kCopyComplete = 2,
+  kCopyCancel = 3,
+};
+struct FileCopyHeader {
+  uint32_t operation;
+  uint8_t ids[32];
+};
+static_assert(sizeof(FileCopyHeader) == 36);
+struct FileCopyStart {
+  FileCopyHeader header;
+  uint16_t name[260];
+  uint16_t path[260];
+  uint32_t flags;
+  uint32_t size_low, size_high;
+};
+static_assert(sizeof(FileCopyStart) == 1088 && offsetof(FileCopyStart, flags) == 1076 &&
+              offsetof(FileCopyStart, size_low) == 1080);
+inline constexpr uint32_t kCopyOverwrite = 1, kCopyCreatePath = 2;
+inline constexpr uint32_t kCopyFragment = 6144;
+struct FileCopyWrite {  // always sent whole
+  FileCopyHeader header;
+  uint32_t padding;
+  uint32_t offset_low, offset_high;
+  uint32_t size;
+  uint8_t data[kCopyFragment];
+};
+static_assert(sizeof(FileCopyWrite) == 6196);
+inline constexpr uint32_t kStatusExists = 0x80070050, kStatusDiskFull = 0x80070070;
 
 }  // namespace partita::vmbus::integration
 

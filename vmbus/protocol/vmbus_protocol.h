@@ -170,6 +170,13 @@ struct GpadlTorndown {
 };
 static_assert(sizeof(GpadlTorndown) == 12);
 
+struct TlConnectRequest {
+  Header header;
+  Guid guest_endpoint;
+  Guid host_service;
+};
+static_assert(sizeof(TlConnectRequest) == 40);
+
 struct ModifyChannel {
   Header header;
   uint32_t relid;

@@ -224,20 +224,31 @@ void ChannelStateMachine::Rescind(uint32_t relid, Channel& channel) {
   Send(rescind);
 }
 
+std::vector<uint32_t> ChannelStateMachine::SubChannelsOf(uint32_t primary) const {
+  std::vector<uint32_t> subchannels;
+  for (const auto& [id, other] : channels_) {
+    if (other.primary == primary) subchannels.push_back(id);
+  }
+  return subchannels;
+}
+
 void ChannelStateMachine::RemoveChannel(uint32_t relid) {
   Channel* channel = FindChannel(relid);
   if (channel == nullptr || channel->removing) return;
   // Sub-channels first: stock Linux does not survive the other order.
-  std::vector<uint32_t> subchannels;
-  for (const auto& [id, other] : channels_) {
-    if (other.primary == relid) subchannels.push_back(id);
-  }
-  for (const uint32_t id : subchannels) RemoveChannel(id);
+  for (const uint32_t id : SubChannelsOf(relid)) RemoveChannel(id);
   channel->removing = true;
   channel->reopen.reset();
-  if (channel->state == State::kOpen) StartClose(relid, *channel);
   if (channel->state == State::kOpening) channel->close_after_open = true;
-  if (channel->state == State::kClosed) Rescind(relid, *channel);
+  Rescind(relid, *channel);
+}
+
+void ChannelStateMachine::DropSubChannels(uint32_t primary) {
+  for (const uint32_t id : SubChannelsOf(primary)) {
+    RemoveChannel(id);
+    Channel* channel = FindChannel(id);  // gone, if it was never offered
+    if (channel != nullptr && channel->state == State::kOpen) StartClose(id, *channel);
+  }
 }
 
 void ChannelStateMachine::HandleRelidReleased(std::span<const std::byte> message) {
@@ -363,15 +374,8 @@ void ChannelStateMachine::FinishClose(uint32_t relid, Channel& channel) {
     if (key.first == relid && entry.teardown_requested) torn.push_back(key);
   }
   for (const GpadlKey& key : torn) SendTorndown(key);
-  if (channel.removing) return Rescind(relid, channel);
-  if (channel.primary == 0) {
-    // Sub-channels do not outlive their primary; the guest asks for new ones next time.
-    std::vector<uint32_t> subchannels;
-    for (const auto& [id, other] : channels_) {
-      if (other.primary == relid) subchannels.push_back(id);
-    }
-    for (const uint32_t id : subchannels) RemoveChannel(id);
-  }
+  // They do not outlive their primary; the guest asks for new ones next time.
+  if (channel.primary == 0) DropSubChannels(relid);
   if (channel.reopen) {
     const OpenChannel request = *channel.reopen;
     channel.reopen.reset();
@@ -397,9 +401,10 @@ void ChannelStateMachine::HandleModifyChannel(std::span<const std::byte> message
   }
 }
 
-void ChannelStateMachine::HandleTlConnect(std::span<const std::byte>) {
-  // No host service listens; Linux ends the connect by its own time-out.
-  counters_.wrong_state.Add();
+void ChannelStateMachine::HandleTlConnect(std::span<const std::byte> message) {
+  const auto request = As<TlConnectRequest>(message);
+  // Without a listener nothing is answered; Linux ends the connect by its own time-out.
+  actions_.SocketConnect(request.guest_endpoint, request.host_service);
 }
 
 size_t ChannelStateMachine::open_channels() const {
@@ -413,6 +418,16 @@ size_t ChannelStateMachine::open_channels() const {
 std::shared_ptr<const Gpadl> ChannelStateMachine::FindGpadl(uint32_t relid, uint32_t handle) const {
   const auto it = gpadls_.find({relid, handle});
   return it == gpadls_.end() || !it->second.complete ? nullptr : it->second.gpadl;
+}
+
+std::vector<uint64_t> ChannelStateMachine::SharedPages() const {
+  std::vector<uint64_t> pages;
+  pages.reserve(gpadl_pages_);
+  for (const auto& [key, entry] : gpadls_) {
+    pages.insert(pages.end(), entry.gpadl->pfns.begin(), entry.gpadl->pfns.end());
+  }
+  std::sort(pages.begin(), pages.end());
+  return pages;
 }
 
 bool ChannelStateMachine::RingInUse(const GpadlKey& key) const {

@@ -58,6 +58,8 @@ class ChannelActions {
   virtual void Close(uint32_t relid) = 0;
   virtual void Retarget(uint32_t relid, uint32_t vp) = 0;
   virtual void Removed(uint32_t relid) = 0;  // the relid is free again
+  // A guest's socket connects to a service of the host.
+  virtual void SocketConnect(const Guid& /*endpoint*/, const Guid& /*service*/) {}
   // A new connection begins: messages of the old one must not arrive any more.
   virtual void DropMessages() = 0;
 };
@@ -81,6 +83,9 @@ class ChannelStateMachine {
   uint32_t AddChannel(const OfferParameters& parameters);
   // Offers `count` sub-channels of an open primary; returns how many were possible.
   uint32_t AddSubChannels(uint32_t primary, uint32_t count);
+  // Takes an offer back, sub-channels first. The device goes on serving until the guest has closed
+  // the channel: drivers finish with their device before they let go. Removed() comes when the
+  // guest has given the relid back.
   void RemoveChannel(uint32_t relid);
   // Closes everything and forgets the connection without telling the guest (reset, shutdown).
   void Disconnect() { BeginDisconnect(nullptr); }
@@ -92,6 +97,8 @@ class ChannelStateMachine {
   [[nodiscard]] size_t open_channels() const;
   [[nodiscard]] std::shared_ptr<const Gpadl> FindGpadl(uint32_t relid, uint32_t handle) const;
   [[nodiscard]] size_t gpadl_pages() const { return gpadl_pages_; }
+  // The pages of all GPADLs, in order.
+  [[nodiscard]] std::vector<uint64_t> SharedPages() const;
   void DescribeTo(StatSink& sink) const;
 
  private:
@@ -142,6 +149,9 @@ class ChannelStateMachine {
   void SendGpadlCreated(const GpadlKey& key, uint32_t status);
   void SendTorndown(const GpadlKey& key);
   void Rescind(uint32_t relid, Channel& channel);
+  // A sub-channel whose primary is closed: its device is, too.
+  void DropSubChannels(uint32_t primary);
+  [[nodiscard]] std::vector<uint32_t> SubChannelsOf(uint32_t primary) const;
   void StartOpen(uint32_t relid, Channel& channel, const OpenChannel& request);
   void StartClose(uint32_t relid, Channel& channel);
   void FinishClose(uint32_t relid, Channel& channel);

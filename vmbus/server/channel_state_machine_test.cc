@@ -304,16 +304,18 @@ TEST_F(MachineTest, SubChannelsAreRescindedWhenThePrimaryCloses) {
   EXPECT_EQ(machine.gpadl_pages(), 8u);  // only the primary's own is left
 }
 
-TEST_F(MachineTest, RemovalClosesSubChannelsFirstThenRescinds) {
+TEST_F(MachineTest, RemovalRescindsSubChannelsFirstAndServesUntilTheGuestCloses) {
   const uint32_t primary = Opened();
   ASSERT_EQ(machine.AddSubChannels(primary, 1), 1u);
   const uint32_t sub = actions.Take<Offer>().relid;
   machine.RemoveChannel(primary);
-  // The sub-channel is not open, so it goes at once; the primary waits for its device.
   EXPECT_EQ(actions.Take<RelidMessage>().relid, sub);
-  EXPECT_TRUE(actions.sent.empty());
-  machine.OnClosed(primary);
   EXPECT_EQ(actions.Take<RelidMessage>().relid, primary);
+  EXPECT_TRUE(actions.closed.empty()) << "the driver may still need its device";
+  PostRelid(kCloseChannel, primary);
+  EXPECT_EQ(actions.closed, std::vector<uint32_t>{primary});
+  machine.OnClosed(primary);
+  EXPECT_TRUE(actions.sent.empty());
   // The relid is not used again before the guest gives it back.
   EXPECT_NE(machine.AddChannel({}), primary);
   PostRelid(kRelidReleased, primary);

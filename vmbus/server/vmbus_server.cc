@@ -36,6 +36,12 @@ void VmbusServer::RequestSubChannels(uint32_t primary_relid, uint32_t count) {
   });
 }
 
+void VmbusServer::RemoveDevice(uint32_t relid, std::function<void()> gone) {
+  if (!devices_.contains(relid)) return gone();
+  leaving_[relid] = std::move(gone);
+  machine_.RemoveChannel(relid);
+}
+
 void VmbusServer::FindGpadl(uint32_t relid, uint32_t handle,
                             std::function<void(std::shared_ptr<const Gpadl>)> found) {
   PostIfAlive([this, relid, handle, found = std::move(found)] {
@@ -80,6 +86,13 @@ void VmbusServer::Send(uint32_t vp, std::span<const std::byte> message) {
   if (!interrupt_.PostMessage(vp, hv::kVmbusSint, hv::kMessageTypeVmbus, message)) {
     undelivered_.Add();
   }
+}
+
+void VmbusServer::SocketConnect(const Guid& endpoint, const Guid& service) {
+  // Not from inside the machine: what follows may offer a channel.
+  PostIfAlive([this, endpoint, service] {
+    if (socket_handler_) socket_handler_(endpoint, service);
+  });
 }
 
 void VmbusServer::DropMessages() { interrupt_.DropMessages(); }
@@ -133,7 +146,12 @@ void VmbusServer::Retarget(uint32_t relid, uint32_t vp) {
 
 void VmbusServer::Removed(uint32_t relid) {
   primaries_.erase(relid);
-  devices_.erase(relid);
+  if (devices_.erase(relid) == 0) return;
+  const auto leaving = leaving_.find(relid);
+  if (leaving == leaving_.end()) return;
+  // An event of its own: the machine is in the middle of something.
+  PostIfAlive(std::move(leaving->second));
+  leaving_.erase(leaving);
 }
 
 void VmbusServer::Shutdown(std::function<void()> done) {

@@ -45,6 +45,10 @@ class VmbusServer : public ChannelActions {
   // `device` outlives the server. 0 when no relid is free.
   uint32_t AddDevice(ChannelDevice& device);
   void RequestSubChannels(uint32_t primary_relid, uint32_t count);
+  // Takes a device's offer back; `gone` is called on the control thread once the guest has let go
+  // of it, and the device may be destroyed then. Other devices with its instance GUID must wait for
+  // that.
+  void RemoveDevice(uint32_t relid, std::function<void()> gone);
   // Looks a complete GPADL up and calls `found` on the control thread; null if there is none.
   void FindGpadl(uint32_t relid, uint32_t handle,
                  std::function<void(std::shared_ptr<const Gpadl>)> found);
@@ -55,6 +59,10 @@ class VmbusServer : public ChannelActions {
   // Closes every channel, then calls `done` on the control thread. For reset and shutdown.
   void Shutdown(std::function<void()> done);
 
+  // Who gets socket connections of the guest; outlives the server.
+  void OnSocketConnect(std::function<void(const Guid& endpoint, const Guid& service)> handler) {
+    socket_handler_ = std::move(handler);
+  }
   [[nodiscard]] const ChannelStateMachine& machine() const { return machine_; }
   void DescribeTo(StatSink& sink) const;
 
@@ -65,6 +73,7 @@ class VmbusServer : public ChannelActions {
   void Retarget(uint32_t relid, uint32_t vp) override;
   void Removed(uint32_t relid) override;
   void DropMessages() override;
+  void SocketConnect(const Guid& endpoint, const Guid& service) override;
 
  private:
   struct QueuedMessage {
@@ -84,10 +93,12 @@ class VmbusServer : public ChannelActions {
   MappingBudget budget_;
   ChannelCounters channel_counters_;
   ChannelStateMachine machine_;
-  std::map<uint32_t, ChannelDevice*> devices_;  // by relid of the primary
-  std::map<uint32_t, uint32_t> primaries_;      // relid of an open channel -> its primary
+  std::map<uint32_t, ChannelDevice*> devices_;         // by relid of the primary
+  std::map<uint32_t, std::function<void()>> leaving_;  // by relid of the primary
+  std::map<uint32_t, uint32_t> primaries_;             // relid of an open channel -> its primary
   std::map<uint32_t, std::shared_ptr<ServerChannel>> open_;
   std::function<void()> shutdown_done_;
+  std::function<void(const Guid&, const Guid&)> socket_handler_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   Mutex mutex_;
   std::deque<QueuedMessage> queue_ ABSL_GUARDED_BY(mutex_);

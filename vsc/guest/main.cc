@@ -1,6 +1,9 @@
 // The enlightened guest's jobs, chosen by "job=" on the command line. Ring 3.
 //   verify  writes a pattern over the first mib= MiB of disk 0 from all VPs, reads it back,
 //   compares bench   runs rw= bs= depth= seconds= mode= seed= on every VP's own channel and reports
+//   network    sends (dir=send), receives (receive) or exchanges one by one (echo) frames of size=
+//   bytes
+//              for seconds= seconds; dir=verify sends patterns into a loopback and compares
 //   memory  touches the first and last MiB of guest RAM
 //   hello   reports what it found
 //   registers  reports CPUID leaves and synthetic MSRs as they are at the start
@@ -9,6 +12,7 @@
 
 #include "vsc/guest/hostile.h"
 #include "vsc/guest/runtime.h"
+#include "vsc/network_vsc.h"
 #include "vsc/storage_vsc.h"
 
 namespace partita::guest {
@@ -20,6 +24,7 @@ using vmbus::client::Connection;
 using vmbus::client::Result;
 using vsc::Completion;
 using vsc::DiskGeometry;
+using vsc::NetworkVsc;
 using vsc::StorageVsc;
 
 constexpr size_t kRingPages = 66;  // 128 KiB of data and a control page each way
@@ -105,8 +110,9 @@ struct Offsets {
   }
 };
 
-Result OpenQueue(Connection& connection, Queue& queue, uint16_t subchannel) {
-  const vmbus::Offer* offer = connection.Await(vmbus::kScsiClass, subchannel);
+Result OpenQueue(Connection& connection, Queue& queue, uint16_t subchannel,
+                 const vmbus::Guid& device = vmbus::kScsiClass) {
+  const vmbus::Offer* offer = connection.Await(device, subchannel);
   if (offer == nullptr) return Result::kTimedOut;
   std::byte* ring = Allocate(kRingPages * 4096);
   auto** list = reinterpret_cast<std::byte**>(Allocate(kRingPages * sizeof(std::byte*)));
@@ -336,6 +342,165 @@ void ReportRegisters() {
   }
 }
 
+// --- network ---
+
+constexpr uint32_t kEthernetHeader = 14;
+constexpr uint8_t kLocalExperiment[] = {0x88, 0xB5};  // ethertype for experiments (IEEE 802)
+
+struct Traffic {
+  NetworkVsc* driver = nullptr;
+  Queue* queue = nullptr;
+  uint32_t size = 1514;
+  uint64_t received = 0, bytes = 0, bad = 0, next = 0;
+  bool verify = false;
+};
+
+// To everybody, so that no switch needs to know anyone; a number, then a pattern made from it.
+void FillFrame(std::byte* at, uint32_t size, const uint8_t* mac, uint64_t number, bool pattern) {
+  memset(at, 0xFF, 6);
+  memcpy(at + 6, mac, 6);
+  memcpy(at + 12, kLocalExperiment, sizeof(kLocalExperiment));
+  memcpy(at + kEthernetHeader, &number, sizeof(number));
+  if (!pattern) return;
+  for (uint32_t i = kEthernetHeader + 8; i < size; ++i) {
+    at[i] = static_cast<std::byte>(number * 31 + i);
+  }
+}
+
+void TakeFrame(Traffic& t, const std::byte* data, uint32_t length) {
+  if (length < kEthernetHeader + 8 || memcmp(data + 12, kLocalExperiment, 2) != 0) return;
+  ++t.received;
+  t.bytes += length;
+  if (!t.verify) return;
+  uint64_t number = 0;
+  memcpy(&number, data + kEthernetHeader, sizeof(number));
+  bool good = number == t.next++;
+  for (uint32_t i = kEthernetHeader + 8; i < length && good; ++i) {
+    good = data[i] == static_cast<std::byte>(number * 31 + i);
+  }
+  if (!good) ++t.bad;
+}
+
+// Takes what is there; sleeps when nothing is.
+void Receive(Traffic& t, bool may_sleep) {
+  Queue& queue = *t.queue;
+  bool any = false;
+  for (int i = 0; i < 32; ++i) {
+    if (!t.driver->Poll(queue.channel,
+                        [&](std::byte* data, uint32_t length) { TakeFrame(t, data, length); })) {
+      break;
+    }
+    any = true;
+  }
+  queue.channel.Commit();
+  if (!any && may_sleep) Idle(queue);
+}
+
+// Puts one frame in line; makes room by handing sections over and, at last, by waiting.
+void SendFrame(Traffic& t, uint32_t size, uint64_t number) {
+  uint32_t handed_over = 0;
+  while (true) {
+    std::byte* at = t.driver->Prepare(size);
+    if (at != nullptr) {
+      FillFrame(at, size, t.driver->mac().data(), number, t.verify);
+      return;
+    }
+    if (handed_over++ == 0 && t.driver->Flush(t.queue->channel)) continue;
+    // Published only when there is nothing else to do: the parent then finds a burst.
+    t.queue->channel.Commit();
+    Receive(t, true);
+    handed_over = 0;
+  }
+}
+
+void Echo(Traffic& t, uint64_t deadline) {
+  for (uint64_t number = 0; Tsc() < deadline; ++number) {
+    const uint64_t start = Tsc();
+    const uint64_t before = t.received;
+    SendFrame(t, t.size, number);
+    static_cast<void>(t.driver->Flush(t.queue->channel));
+    t.queue->channel.Commit();
+    while (t.received == before) Receive(t, true);
+    t.queue->latency.Record(Tsc() - start);
+    ++t.queue->ios;
+  }
+}
+
+void RunNetwork() {
+  Queue& queue = *(queues[0] = Make<Queue>());
+  queue.transport = Make<GuestTransport>(0u);
+  job.poll = Argument("mode") == "poll";
+  Connection* connection = Make<Connection>(*queue.transport);
+  if (connection->Connect(vmbus::kVersion5_3, 0) != Result::kOk) Fail("no VMBus connection");
+  if (connection->RequestOffers() != Result::kOk) Fail("no offers");
+  if (OpenQueue(*connection, queue, 0, vmbus::kNetworkClass) != Result::kOk) {
+    Fail("the adapter does not open");
+  }
+  Traffic t;
+  t.driver = Make<NetworkVsc>(*connection, *queue.transport, queue.channel);
+  t.queue = &queue;
+  constexpr size_t kReceiveBuffer = 4 << 20, kSendBuffer = 1 << 20;
+  const NetworkVsc::Buffers buffers = {.receive = {Allocate(kReceiveBuffer), kReceiveBuffer},
+                                       .send = {Allocate(kSendBuffer), kSendBuffer},
+                                       .scratch = Allocate(4096)};
+  if (t.driver->Initialize(buffers) != Result::kOk) Fail("the adapter does not initialise");
+  const std::string_view direction = Argument("dir");
+  t.size = static_cast<uint32_t>(NumberArgument("size", 1514));
+  t.verify = direction == "verify";
+  if (t.size < 60 || t.size > 1514) Fail("size out of range");
+  queue.channel.reader().MaskInterrupts();
+  JsonLine("ready").Number("size", t.size);
+  if (direction == "receive") {  // time begins with the first frame
+    while (t.received == 0) Receive(t, true);
+  }
+  const uint64_t interrupts = Interrupts(0), doorbells = queue.channel.doorbells();
+  queue.start = Tsc();
+  const uint64_t deadline = queue.start + NumberArgument("seconds", 1) * tsc_hz;
+  const uint64_t first = t.received;
+  if (t.verify) {
+    const uint64_t frames = NumberArgument("frames", 50000);
+    for (uint64_t number = 0; number < frames; ++number) {
+      // Sizes of every kind; not so far ahead of what came back that frames have to be dropped.
+      SendFrame(t, 60 + static_cast<uint32_t>(number * 37 % (t.size - 59)), number);
+      while (number - t.received > 100) {
+        static_cast<void>(t.driver->Flush(queue.channel));
+        queue.channel.Commit();
+        Receive(t, true);
+      }
+    }
+    static_cast<void>(t.driver->Flush(queue.channel));
+    queue.channel.Commit();
+    while (t.received < frames) Receive(t, true);
+    queue.ios = t.received;
+    queue.errors = t.bad;
+  } else if (direction == "send") {
+    uint64_t number = 0;
+    while ((number & 63) != 0 || Tsc() < deadline) SendFrame(t, t.size, number++);
+    static_cast<void>(t.driver->Flush(queue.channel));
+    queue.channel.Commit();
+    while (t.driver->pending() > 0) Receive(t, true);
+    queue.ios = t.driver->sent();
+  } else if (direction == "receive") {
+    while (Tsc() < deadline) Receive(t, true);
+    queue.ios = t.received - first;
+  } else {
+    Echo(t, deadline);
+  }
+  queue.end = Tsc();
+  auto nanoseconds = [](uint64_t ticks) { return ticks * 1000 / (tsc_hz / 1000000); };
+  JsonLine("result")
+      .Number("ios", queue.ios)
+      .Number("errors", queue.errors)
+      .Number("bytes", t.bytes)
+      .Number("ns", nanoseconds(queue.end - queue.start))
+      .Number("doorbells", queue.channel.doorbells() - doorbells)
+      .Number("interrupts", Interrupts(0) - interrupts)
+      .Number("waits", queue.waits)
+      .Number("p50_ns", nanoseconds(queue.latency.PerMille(500)))
+      .Number("p99_ns", nanoseconds(queue.latency.PerMille(990)))
+      .Number("p999_ns", nanoseconds(queue.latency.PerMille(999)));
+}
+
 void RunStorage() {
   ParseJob();
   Connection* connection = nullptr;
@@ -392,6 +557,8 @@ void UserMain(uint64_t) {
   JsonLine("hello").Text("job", kind).Number("tsc_hz", tsc_hz);
   if (kind == "memory") {
     TouchMemory();
+  } else if (kind == "network") {
+    RunNetwork();
   } else if (kind == "hostile") {
     RunHostile();
   } else if (kind == "registers") {

@@ -1,13 +1,9 @@
 #include "vsp/integration/integration_service.h"
 
-#include <sys/epoll.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <utility>
-
-#include "base/log.h"
 
 namespace partita::integration {
 namespace {
@@ -27,82 +23,20 @@ void Append(std::vector<std::byte>& to, const T& value) {
 }  // namespace
 
 IntegrationService::IntegrationService(EventLoop& loop, Traits traits)
-    : loop_(loop), traits_(std::move(traits)) {}
+    : MessageChannel(loop, traits.name, traits.type, traits.instance), traits_(std::move(traits)) {}
 
-IntegrationService::~IntegrationService() {
-  if (channel_ != nullptr) loop_.Remove(channel_->doorbell_fd());
-}
-
-vmbus::OfferParameters IntegrationService::offer() const {
-  vmbus::OfferParameters parameters;
-  parameters.type = traits_.type;
-  parameters.instance = traits_.instance;
-  return parameters;
-}
-
-bool IntegrationService::OnOpen(const vmbus::OpenRequest&,
-                                std::shared_ptr<vmbus::ServerChannel> channel) {
-  channel_ = std::move(channel);
-  open_ = std::make_shared<bool>(true);
-  const absl::Status added =
-      loop_.Add(channel_->doorbell_fd(), EPOLLIN, [this](uint32_t) { Drain(); });
-  if (!added.ok()) {
-    Log(Message(added));
-    channel_.reset();
-    open_.reset();
-    return false;
-  }
-  // The answer to OPENCHANNEL is sent after this returns; the guest looks at its ring behind it.
+void IntegrationService::OnOpened() {
+  // The answer to OPENCHANNEL is sent after this; the guest looks at its ring behind it.
   SendNegotiation();
-  return true;
 }
 
-void IntegrationService::OnClose(uint32_t, std::function<void()> done) {
-  if (channel_ != nullptr) {
-    loop_.Remove(channel_->doorbell_fd());
-    channel_.reset();
-    open_.reset();
-    version_.reset();
-    current_ = 0;
-    for (Waiting& waiting : std::exchange(waiting_, {})) {
-      waiting.done({.status = Unavailable("the guest closed the service"), .body = {}});
-    }
-    OnClosed();
+void IntegrationService::OnClosed() {
+  version_.reset();
+  current_ = 0;
+  for (Waiting& waiting : std::exchange(waiting_, {})) {
+    waiting.done({.status = Unavailable("the guest closed the service"), .body = {}});
   }
-  done();
-}
-
-void IntegrationService::After(uint32_t milliseconds, std::function<void()> task) {
-  loop_.After(milliseconds, [open = std::weak_ptr<bool>(open_), task = std::move(task)] {
-    if (!open.expired()) task();
-  });
-}
-
-void IntegrationService::Drain() {
-  // A guest that answers faster than we read must not keep the control thread here.
-  constexpr int kBatch = 32;
-  channel_->MaskDoorbell();
-  uint64_t rung = 0;
-  if (read(channel_->doorbell_fd(), &rung, sizeof(rung)) == sizeof(rung)) {
-    channel_->CountDoorbells(rung);
-  }
-  vmbus::Packet packet;
-  for (int i = 0; i < kBatch; ++i) {
-    const vmbus::RingStatus status = channel_->Next(&packet);
-    if (status == vmbus::RingStatus::kEmpty) {
-      channel_->Commit();
-      if (!channel_->UnmaskDoorbell()) return;
-      continue;
-    }
-    if (status != vmbus::RingStatus::kOk) {
-      LogLimited(std::string("integration: the guest corrupted the ring of ") + traits_.name);
-      return;  // stays masked; nothing more is read until the guest reopens
-    }
-    OnPacket(packet);
-    if (channel_ == nullptr) return;  // closed by what the answer led to
-  }
-  channel_->Commit();
-  After(0, [this] { Drain(); });
+  OnStopped();
 }
 
 void IntegrationService::OnPacket(const vmbus::Packet& packet) {
@@ -172,17 +106,16 @@ bool IntegrationService::Send(uint16_t type, std::span<const std::byte> body,
   std::vector<std::byte> payload;
   Append(payload, frame);
   payload.insert(payload.end(), body.begin(), body.end());
-  if (channel_->Send(vmbus::kPacketInBand, 0, transaction, payload) != vmbus::RingStatus::kOk) {
+  if (!SendPacket(payload, transaction)) {
     no_room_.Add();
     return false;
   }
   sent_.Add();
-  channel_->Commit();
   return true;
 }
 
 absl::Status IntegrationService::NotReady() const {
-  if (channel_ == nullptr) {
+  if (!open()) {
     return Unavailable(std::string("the guest has no driver for ") + traits_.name + ", or not yet");
   }
   if (traits_.daemon != nullptr) {
@@ -223,7 +156,7 @@ void IntegrationService::FinishCurrent(Answer answer) {
   Waiting waiting = std::move(waiting_.front());
   waiting_.pop_front();
   waiting.done(std::move(answer));
-  if (current_ == 0 && channel_ != nullptr) StartNext();
+  if (current_ == 0 && open()) StartNext();
 }
 
 void IntegrationService::DescribeTo(StatSink& sink) const {

@@ -16,16 +16,14 @@
 #include <string>
 #include <vector>
 
-#include "base/counters.h"
-#include "base/event_loop.h"
 #include "vmbus/protocol/integration_protocol.h"
-#include "vmbus/server/vmbus_server.h"
+#include "vsp/integration/message_channel.h"
 
 namespace partita::integration {
 
 using vmbus::integration::Version;
 
-class IntegrationService : public vmbus::ChannelDevice {
+class IntegrationService : public MessageChannel {
  public:
   struct Traits {
     const char* name;    // of its counters
@@ -43,24 +41,14 @@ class IntegrationService : public vmbus::ChannelDevice {
   };
 
   IntegrationService(EventLoop& loop, Traits traits);
-  ~IntegrationService() override;
 
   // Why a request cannot be made now, in words for an administrator.
   [[nodiscard]] absl::Status NotReady() const;
   // The guest has the channel open and speaks a version we do.
   [[nodiscard]] bool ready() const { return version_.has_value(); }
-  [[nodiscard]] const char* name() const { return traits_.name; }
   void DescribeTo(StatSink& sink) const;
 
-  // vmbus::ChannelDevice
-  [[nodiscard]] vmbus::OfferParameters offer() const override;
-  [[nodiscard]] uint32_t max_packet() const override { return kMaxPacket; }
-  bool OnOpen(const vmbus::OpenRequest& request,
-              std::shared_ptr<vmbus::ServerChannel> channel) override;
-  void OnClose(uint32_t relid, std::function<void()> done) override;
-
  protected:
-  static constexpr uint32_t kMaxPacket = 8192;
   static constexpr size_t kMaxQueued = 16;  // requests behind the one that is under way
 
   // Sends without waiting for an answer; it arrives at OnUnsolicited. False: no room, or not ready.
@@ -70,13 +58,11 @@ class IntegrationService : public vmbus::ChannelDevice {
   void Ask(std::vector<std::byte> body, uint32_t timeout_ms, std::function<void(Answer)> done);
   // Negotiated; again after the guest reopens.
   virtual void OnReady(Version /*version*/) {}
-  virtual void OnClosed() {}
+  virtual void OnStopped() {}  // the guest closed the channel
   // An answer to what Tell sent.
   virtual void OnUnsolicited(std::span<const std::byte> /*body*/) {}
 
   [[nodiscard]] Version version() const { return *version_; }
-  // Calls `task` after a while unless the channel was closed meanwhile.
-  void After(uint32_t milliseconds, std::function<void()> task);
 
  private:
   struct Waiting {
@@ -84,18 +70,16 @@ class IntegrationService : public vmbus::ChannelDevice {
     uint32_t timeout_ms;
     std::function<void(Answer)> done;
   };
-  void Drain();
-  void OnPacket(const vmbus::Packet& packet);
+  void OnOpened() override;
+  void OnClosed() override;
+  void OnPacket(const vmbus::Packet& packet) override;
   void OnNegotiated(std::span<const std::byte> body);
   void SendNegotiation();
   bool Send(uint16_t type, std::span<const std::byte> body, uint64_t transaction);
   void StartNext();
   void FinishCurrent(Answer answer);
 
-  EventLoop& loop_;
   const Traits traits_;
-  std::shared_ptr<vmbus::ServerChannel> channel_;
-  std::shared_ptr<bool> open_;  // dies with the open channel
   std::optional<Version> version_;
   Version framework_{3, 0};
   uint64_t next_transaction_ = 1;

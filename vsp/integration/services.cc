@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/monotonic.h"
+#include "vsp/integration/answer.h"
 
 namespace partita::integration {
 namespace {
@@ -18,20 +19,6 @@ constexpr uint32_t kBeatMs = 2000;
 constexpr uint64_t kLostAfterNs = 3ull * kBeatMs * 1'000'000;  // three beats without an answer
 constexpr uint32_t kSampleMs = 5000;
 constexpr uint32_t kAnswerMs = 35'000;  // Linux gives its daemon 30 s
-
-template <typename T>
-std::vector<std::byte> BytesOf(const T& value) {
-  const auto bytes = std::as_bytes(std::span(&value, 1));
-  return {bytes.begin(), bytes.end()};
-}
-
-absl::Status StatusOf(const IntegrationService::Answer& answer, const char* refused) {
-  if (!answer.status.ok()) return answer.status;
-  if (answer.guest_status == proto::kStatusOk) return absl::OkStatus();
-  char number[16];
-  snprintf(number, sizeof(number), "%#x", answer.guest_status);
-  return FailedPrecondition(std::string(refused) + " (" + number + ")");
-}
 
 void AppendUtf8(std::string& to, uint32_t code) {
   auto put = [&to](uint32_t value) { to.push_back(static_cast<char>(value)); };
@@ -290,6 +277,54 @@ void KeyValueService::ListFrom(uint8_t pool, uint32_t index, std::vector<Pair> s
                             FromUtf16(std::span(value.value).first(value.value_size)));
         ListFrom(pool, index + 1, std::move(so_far), std::move(done));
       });
+}
+
+// --- addresses ---
+
+void KeyValueService::Addresses(const std::string& mac,
+                                std::function<void(absl::StatusOr<AddressInfo>)> done) {
+  proto::IpInfo body{};
+  body.operation = proto::kGetIpInfo;
+  body.family = 3;
+  const std::vector<uint8_t> adapter = ToUtf16(mac);
+  std::memcpy(body.adapter, adapter.data(), std::min(adapter.size(), sizeof(body.adapter)));
+  Ask(BytesOf(body), kAnswerMs, [done = std::move(done)](const Answer& answer) {
+    proto::IpInfo reply{};
+    const absl::Status status = StatusOf(answer, "the guest did not tell its addresses");
+    if (!status.ok()) return done(status);
+    if (answer.body.size() < sizeof(reply)) {
+      return done(InvalidArgument("the guest sent addresses that are cut off"));
+    }
+    std::memcpy(&reply, answer.body.data(), sizeof(reply));
+    done(AddressInfo{.dhcp = reply.dhcp != 0,
+                     .addresses = FromUtf16(reply.addresses),
+                     .subnets = FromUtf16(reply.subnets),
+                     .gateways = FromUtf16(reply.gateways),
+                     .dns = FromUtf16(reply.dns)});
+  });
+}
+
+void KeyValueService::SetAddresses(const std::string& instance, const AddressInfo& info,
+                                   std::function<void(absl::Status)> done) {
+  proto::IpInfo body{};
+  body.operation = proto::kSetIpInfo;
+  body.family = 1;
+  body.dhcp = info.dhcp ? 1 : 0;
+  bool fits = true;
+  auto put = [&fits](std::span<uint8_t> to, const std::string& text) {
+    const std::vector<uint8_t> wide = ToUtf16(text);
+    fits = fits && wide.size() <= to.size();
+    if (fits) std::memcpy(to.data(), wide.data(), wide.size());
+  };
+  put(body.adapter, instance);
+  put(body.addresses, info.addresses);
+  put(body.subnets, info.subnets);
+  put(body.gateways, info.gateways);
+  put(body.dns, info.dns);
+  if (!fits) return done(InvalidArgument("a list of addresses is too long"));
+  Ask(BytesOf(body), kAnswerMs, [done = std::move(done)](const Answer& answer) {
+    done(StatusOf(answer, "the guest did not take the addresses"));
+  });
 }
 
 }  // namespace partita::integration

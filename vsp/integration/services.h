@@ -28,7 +28,7 @@ class HeartbeatService : public IntegrationService {
 
  protected:
   void OnReady(Version version) override;
-  void OnClosed() override { answered_ns_ = 0; }
+  void OnStopped() override { answered_ns_ = 0; }
   void OnUnsolicited(std::span<const std::byte> body) override;
 
  private:
@@ -74,6 +74,15 @@ class KeyValueService : public IntegrationService {
   void Set(const std::string& key, const std::string& value,
            std::function<void(absl::Status)> done);
   void Delete(const std::string& key, std::function<void(absl::Status)> done);
+  // Addresses of the adapter with this MAC address ("00:15:5D:01:02:03"); lists separated by ';'.
+  struct AddressInfo {
+    bool dhcp = false;
+    std::string addresses, subnets, gateways, dns;
+  };
+  void Addresses(const std::string& mac, std::function<void(absl::StatusOr<AddressInfo>)> done);
+  // Has the guest's own script configure the adapter with this VMBus instance ("{f8615163-...}").
+  void SetAddresses(const std::string& instance, const AddressInfo& info,
+                    std::function<void(absl::Status)> done);
   // All pairs of a pool (vmbus::integration::KeyValuePool); at most kMaxPairs.
   void List(uint8_t pool, std::function<void(absl::StatusOr<std::vector<Pair>>)> done);
 

@@ -1,6 +1,7 @@
 #include "vsp/network/network_channel.h"
 
 #include <pthread.h>
+#include <sys/prctl.h>
 
 #include <algorithm>
 #include <cstring>
@@ -62,8 +63,7 @@ absl::Status NetworkChannel::Prepare() {
   std::vector<uint8_t> opcodes = adapter_.backend().opcodes();
   opcodes.push_back(IORING_OP_READ);
   ASSIGN_OR_RETURN(
-      ring_,
-      IoRing::Create({.entries = 256, .files = files, .opcodes = opcodes, .links = true}));
+      ring_, IoRing::Create({.entries = 256, .files = files, .opcodes = opcodes, .links = true}));
   ASSIGN_OR_RETURN(queue_, adapter_.backend().OpenQueue(*this, *ring_, index, first));
   return absl::OkStatus();
 }
@@ -122,6 +122,7 @@ void NetworkChannel::Check(int result) {
 void NetworkChannel::ThreadMain() {
   pthread_setname_np(pthread_self(), ("net" + std::to_string(channel_->identity().relid)).c_str());
   scheduling_.Start();
+  prctl(PR_SET_TIMERSLACK, 1000UL);  // 50 us by default, more than what is waited for
   if (const absl::Status enabled = ring_->Enable(); !enabled.ok()) {
     Log(Message(enabled));
     ring_open_ = false;
@@ -146,9 +147,11 @@ void NetworkChannel::ThreadMain() {
     if (!stopping_) Arm(doorbell_op_, kDoorbellFile);
     const bool can_read = ring_open_ && !stopping_ && frames_in_flight_ < kMaxFrames;
     scheduling_.AfterWake(std::exchange(packets_of_wake_, 0));
-    const unsigned wait = can_read && channel_->UnmaskDoorbell() ? 0 : 1;
-    counters_.loop_wakes.Add();
-    Check(ring_->Submit(wait));
+    if (can_read && channel_->UnmaskDoorbell()) {
+      channel_->MaskDoorbell();
+      continue;
+    }
+    Wait();
     channel_->MaskDoorbell();
     ring_->Reap();
   }
@@ -165,6 +168,18 @@ void NetworkChannel::ThreadMain() {
   queued_.clear();
   channel_.reset();
   done_();
+}
+
+// Where frames come fast one wake for each of them costs more than the frames: then this waits for
+// many, but no longer than a guest would notice. A wake that brings few ends that.
+void NetworkChannel::Wait() {
+  constexpr uint32_t kMany = 4, kFew = 2, kGather = 32;
+  constexpr int64_t kGatherNs = 40'000;
+  const uint32_t frames = std::exchange(frames_of_wake_, 0);
+  if (frames >= kMany) moderating_ = true;
+  if (frames < kFew) moderating_ = false;
+  counters_.loop_wakes.Add();
+  Check(moderating_ && !stopping_ ? ring_->Submit(kGather, kGatherNs) : ring_->Submit(1));
 }
 
 void NetworkChannel::Refresh() {
@@ -272,9 +287,9 @@ void NetworkChannel::HandleNvsp(const proto::Nvsp& message, uint64_t transaction
 void NetworkChannel::HandleInit(const proto::Nvsp& message, uint64_t transaction) {
   proto::Nvsp reply{.type = proto::kInitComplete, .body = {}};
   const uint32_t wanted = message.body[proto::kInitMaximum];
-  const bool known =
-      wanted == proto::kVersion1 || wanted == proto::kVersion2 || wanted == proto::kVersion4 ||
-      wanted == proto::kVersion5 || wanted == proto::kVersion6 || wanted == proto::kVersion6_1;
+  const bool known = wanted == proto::kVersion1 || wanted == proto::kVersion2 ||
+                     wanted == proto::kVersion4 || wanted == proto::kVersion5 ||
+                     wanted == proto::kVersion6 || wanted == proto::kVersion6_1;
   if (known) {
     version_ = wanted;
     control_.Reset();
@@ -291,27 +306,27 @@ void NetworkChannel::HandleInit(const proto::Nvsp& message, uint64_t transaction
 
 void NetworkChannel::HandleBuffer(const proto::Nvsp& message, uint64_t transaction) {
   const bool receive = message.type == proto::kSendReceiveBuffer;
-  adapter_.FindGpadl(
-      primary_relid_, message.body[proto::kBufferGpadl],
-      [this, alive = std::weak_ptr<bool>(alive_), receive,
-       transaction](const std::shared_ptr<const vmbus::Gpadl>& gpadl) {
-        if (alive.expired()) return;  // both this and the end of a channel are the control thread's
-        Post([this, receive, transaction, gpadl] {
-          if (receive) {
-            UseReceiveBuffer(gpadl.get(), transaction);
-          } else {
-            UseSendBuffer(gpadl.get(), transaction);
-          }
-        });
-      });
+  adapter_.FindGpadl(primary_relid_, message.body[proto::kBufferGpadl],
+                     [this, alive = std::weak_ptr<bool>(alive_), receive,
+                      transaction](const std::shared_ptr<const vmbus::Gpadl>& gpadl) {
+                       if (alive.expired())
+                         return;  // both this and the end of a channel are the control thread's
+                       Post([this, receive, transaction, gpadl] {
+                         if (receive) {
+                           UseReceiveBuffer(gpadl.get(), transaction);
+                         } else {
+                           UseSendBuffer(gpadl.get(), transaction);
+                         }
+                       });
+                     });
 }
 
 void NetworkChannel::UseReceiveBuffer(const vmbus::Gpadl* gpadl, uint64_t transaction) {
   proto::Nvsp reply{.type = proto::kSendReceiveBufferComplete, .body = {}};
   reply.body[proto::kReceiveStatus] = proto::kNvspFail;
   auto session = std::make_unique<Session>();
-  const bool large = control_.settings().coalesced || (version_ >= proto::kVersion6_1 &&
-                                                       adapter_.backend().properties().coalesced);
+  const bool large = control_.settings().coalesced ||
+                     (version_ >= proto::kVersion6_1 && adapter_.backend().properties().coalesced);
   // Whole pages, so that a section is one piece of host memory.
   const uint32_t frame = kHeadroom + mtu_ + kEthernet + kTag;
   session->section_size = (frame + kPageSize - 1) / kPageSize * kPageSize;
@@ -508,8 +523,7 @@ bool NetworkChannel::SendFrame(const FrameLayout& layout, uint64_t message_at, O
   auto requests = ParsePacketInfo(info_bytes);
   if (!requests) return false;
   const NetProperties& properties = adapter_.backend().properties();
-  const bool large =
-      requests->large_send && proto::LargeSendMss(*requests->large_send) != 0;
+  const bool large = requests->large_send && proto::LargeSendMss(*requests->large_send) != 0;
   if ((large && !properties.large_send) || (requests->checksum && !properties.checksum)) {
     counters_.bad_offloads.Add();
     return false;
@@ -598,27 +612,30 @@ ReceiveSlot* NetworkChannel::TakeSlot() {
     free_slots_.push_back(slots_.back().get());
   }
   Slot& slot = *free_slots_.back();
-  slot.sections.clear();
-  if (!session_->sections->Take(session_->sections_per_slot, slot.sections)) {
+  if (slot.session != session_) {
+    slot.session = session_;
+    slot.sections.clear();
+  }
+  // A frame mostly takes the first section of many: the rest stay with the slot.
+  const uint32_t kept = static_cast<uint32_t>(slot.sections.size());
+  if (!session_->sections->Take(session_->sections_per_slot - kept, slot.sections)) {
     counters_.no_sections.Add();
     return nullptr;
   }
   free_slots_.pop_back();
   ++slots_out_;
-  slot.session = session_;
   slot.iovecs.resize(1);
   const uint32_t useful = session_->section_size - kHeadroom;
   for (const uint32_t section : slot.sections) {
-    session_->receive->AppendTo(slot.iovecs,
-                                uint64_t{section} * session_->section_size + kHeadroom, useful);
+    session_->receive->AppendTo(slot.iovecs, uint64_t{section} * session_->section_size + kHeadroom,
+                                useful);
   }
-  slot.capacity = useful * static_cast<uint32_t>(slot.sections.size());
+  slot.capacity = useful * session_->sections_per_slot;
   return &slot;
 }
 
 void NetworkChannel::ReleaseSlot(Slot& slot, uint32_t used) {
-  slot.session->sections->Return(std::span(slot.sections).subspan(used));
-  slot.session.reset();
+  slot.sections.erase(slot.sections.begin(), slot.sections.begin() + used);
   --slots_out_;
   free_slots_.push_back(&slot);
 }
@@ -647,11 +664,12 @@ void NetworkChannel::Deliver(Slot& slot, uint32_t length) {
   uint32_t info[3][4];
   uint32_t records = 0;
   auto add = [&](uint32_t type, uint32_t value) {
-    const uint32_t record[4] = {sizeof(proto::PacketInfo32), type, sizeof(proto::PacketInfo), value};
+    const uint32_t record[4] = {sizeof(proto::PacketInfo32), type, sizeof(proto::PacketInfo),
+                                value};
     std::memcpy(info[records++], record, sizeof(record));
   };
-  const bool tagged = length >= kEthernet + kTag &&
-                      head[12] == std::byte{kEtherVlan >> 8} && head[13] == std::byte{0};
+  const bool tagged = length >= kEthernet + kTag && head[12] == std::byte{kEtherVlan >> 8} &&
+                      head[13] == std::byte{0};
   const uint16_t access = adapter_.options().vlan;
   uint32_t skip = 0;
   if (tagged) {
@@ -721,12 +739,14 @@ void NetworkChannel::Deliver(Slot& slot, uint32_t length) {
       message.frame.info_offset = sizeof(proto::RndisFrame) - proto::kRndisOffsetBase;
       message.frame.info_length = info_bytes;
     }
-    session.receive->Write(section, std::as_bytes(std::span(&message, 1))
-                                        .first(sizeof(proto::RndisFrame) + info_bytes));
+    session.receive->Write(
+        section,
+        std::as_bytes(std::span(&message, 1)).first(sizeof(proto::RndisFrame) + info_bytes));
     session.receive->MarkDirty(section, kHeadroom + part);
     pending_.ranges.push_back({kHeadroom + part, static_cast<uint32_t>(section)});
     pending_.sections.push_back(slot.sections[i]);
   }
+  ++frames_of_wake_;
   counters_.received.Add();
   counters_.received_bytes.Add(length);
   ReleaseSlot(slot, used);
@@ -780,8 +800,8 @@ void NetworkChannel::FlushIndications() {
     const uint32_t id = free_ids_.back();
     const auto payload = std::as_bytes(std::span(&message, 1));
     const auto all = std::span<const std::byte>(headers).first(sizeof(header) + range_bytes);
-    const auto status = channel_->Send(vmbus::kPacketTransferPages, vmbus::kCompletionRequested, id,
-                                       payload, all);
+    const auto status =
+        channel_->Send(vmbus::kPacketTransferPages, vmbus::kCompletionRequested, id, payload, all);
     if (status == vmbus::RingStatus::kFull) {
       channel_->Commit();
       if (channel_->RequestRoom(static_cast<uint32_t>(payload.size() + all.size()))) return;

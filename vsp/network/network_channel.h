@@ -41,7 +41,7 @@ class NetworkChannel final : public FrameOwner {
   void OnReceived(ReceiveSlot& slot, uint32_t length) override;
 
  private:
-  static constexpr size_t kMaxFrames = 1024;    // on their way out
+  static constexpr size_t kMaxFrames = 1024;  // on their way out
   static constexpr size_t kRangesPerPacket = 64;
 
   // A packet of the guest, answered when its last frame is sent.
@@ -84,6 +84,8 @@ class NetworkChannel final : public FrameOwner {
   void Arm(EventOp& op, int fixed_file);
   static void Check(int result);
   void Refresh();
+  // Sleeps until something is there.
+  void Wait();
   // Runs what other threads have left for the loop.
   void RunPosted();
   void Post(std::function<void()> task);
@@ -149,8 +151,8 @@ class NetworkChannel final : public FrameOwner {
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<Slot*> free_slots_;
   size_t slots_out_ = 0;
-  Indication pending_;               // being filled
-  std::deque<Indication> queued_;    // the outgoing ring was full
+  Indication pending_;                // being filled
+  std::deque<Indication> queued_;     // the outgoing ring was full
   std::vector<Indication> in_guest_;  // by transaction id - 1
   std::vector<uint32_t> free_ids_;
   struct Reply {
@@ -161,6 +163,8 @@ class NetworkChannel final : public FrameOwner {
   bool ring_open_ = true;
   bool stopping_ = false, cancelled_ = false;
   uint32_t packets_of_wake_ = 0;
+  uint32_t frames_of_wake_ = 0;
+  bool moderating_ = false;  // frames come fast: let some gather before waking for them
   EventOp doorbell_op_{*this, true};
   EventOp wake_op_{*this, false};
   std::atomic<bool> stop_requested_ = false;

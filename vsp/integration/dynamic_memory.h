@@ -1,0 +1,82 @@
+// Dynamic memory (Linux: hv_balloon): takes pages from a running guest and gives them back, adds
+// memory behind what it started with, and hears how much the guest needs. Control thread only.
+//
+// One operation is under way at a time; the newest target wins. Page ranges come from the guest:
+// each is checked before a page is given to the host, and what is refused goes back to the guest at
+// once.
+#ifndef PARTITA_VSP_INTEGRATION_DYNAMIC_MEMORY_H_
+#define PARTITA_VSP_INTEGRATION_DYNAMIC_MEMORY_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <vector>
+
+#include "vsp/integration/message_channel.h"
+
+namespace partita::integration {
+
+class DynamicMemory : public MessageChannel {
+ public:
+  // The machine's part.
+  struct Host {
+    uint64_t start_pages = 0;  // that the guest started with
+    uint64_t max_pages = 0;    // that it may ever have; above start_pages: by hot add
+    uint64_t add_gpa = 0;      // where memory that is added begins
+    // Whether a page is RAM of the guest and nothing of the host's rests on it.
+    std::function<std::function<bool(uint64_t pfn)>()> usable;
+    // Gives the pages to the host; the guest would read zeroes.
+    std::function<bool(uint64_t pfn, uint64_t count)> discard;
+    // Makes `bytes` at `gpa` RAM of the guest.
+    std::function<absl::Status(uint64_t gpa, uint64_t bytes)> add;
+  };
+  DynamicMemory(EventLoop& loop, Host host);
+
+  [[nodiscard]] bool ready() const { return ready_; }
+  // How much the guest is to have, in bytes. `done`: how much it has now; a guest keeps what it
+  // cannot do without, so that may be more.
+  void SetTarget(uint64_t bytes, std::function<void(absl::StatusOr<uint64_t>)> done);
+  [[nodiscard]] uint64_t assigned_bytes() const;
+  void DescribeTo(StatSink& sink) const;
+
+ protected:
+  void OnClosed() override;
+  void OnPacket(const vmbus::Packet& packet) override;
+
+ private:
+  enum class Doing : uint8_t { kNothing, kTaking, kGiving, kAdding };
+  struct Range {
+    uint64_t first = 0, count = 0;
+  };
+  void Send(uint16_t type, std::span<const std::byte> body);
+  void Continue();
+  void Take(uint64_t pages);
+  void Give(uint64_t pages);
+  void Add(uint64_t pages);
+  void GiveRanges(std::vector<Range> ranges);
+  void OnTaken(std::span<const std::byte> body);
+  void OnAdded(std::span<const std::byte> body);
+  void Insert(Range range);
+  void Watch();
+  void Finish(absl::Status status);
+
+  const Host host_;
+  bool ready_ = false, can_balloon_ = false, can_add_ = false;
+  uint64_t alignment_pages_ = 0;  // of memory that is added
+  uint32_t transaction_ = 0;
+  Doing doing_ = Doing::kNothing;
+  uint64_t step_ = 0;  // number of the operation under way, for its time-out
+  uint64_t taken_in_step_ = 0;
+  uint64_t target_pages_ = 0;
+  std::function<void(absl::StatusOr<uint64_t>)> done_;
+  std::map<uint64_t, uint64_t> ballooned_;  // first page -> count
+  uint64_t ballooned_pages_ = 0, added_pages_ = 0, adding_pages_ = 0;
+  std::vector<Range> refused_;  // to be given back
+  // The guest's last report, in pages.
+  uint64_t available_ = 0, committed_ = 0;
+  Counter reports_, refused_pages_, rejected_;
+};
+
+}  // namespace partita::integration
+
+#endif  // PARTITA_VSP_INTEGRATION_DYNAMIC_MEMORY_H_
