@@ -590,6 +590,18 @@ void Machine::HandleRemove(const std::string& id, const Answer& answer) {
   loop_.After(kPatienceMs, [once] {
     once(absl::DeadlineExceededError("the guest has not let go of the device yet"));
   });
+  if (device->disk != nullptr) device->disk->BeginRemoval();
+  Rescind(device, once);
+}
+
+// Once the guest has let go of what lies behind the device.
+void Machine::Rescind(Device* device, const Answer& once) {
+  constexpr uint32_t kLookMs = 200;
+  if (device->disk != nullptr && !device->disk->Removable()) {
+    return loop_.After(kLookMs, [this, device, once, alive = std::weak_ptr<bool>(incarnation_)] {
+      if (!alive.expired()) Rescind(device, once);
+    });
+  }
   vmbus_->RemoveDevice(device->relid, [this, device, once] {
     if (device->disk != nullptr) FlushDisks(*device->disk);
     if (device->disk != nullptr) device->disk->DescribeTo(retired_);

@@ -114,6 +114,7 @@ class Machine {
   void HandleAddDisk(const control::Disk& disk, std::vector<UniqueFd> fds, const Replier& reply);
   void HandleAddAdapter(const control::Adapter& adapter, std::vector<UniqueFd> fds,
                         const Replier& reply);
+  void Rescind(Device* device, const Answer& once);
   void HandleRemove(const std::string& id, const Answer& answer);
   void HandleAddresses(const control::Addresses& request, const Replier& reply);
   void ListAddresses(std::vector<std::string> ids, control::Reply so_far, const Replier& reply);

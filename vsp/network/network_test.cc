@@ -669,6 +669,8 @@ TEST_F(AdapterTest, HostilePackets) {
   primary.Commit();
   // It still works.
   EXPECT_EQ(Exchange({60, 61}, 2).size(), 2u);
+  // The GPADL is looked up on another thread.
+  for (int i = 0; i < 2000 && Stats().at("network.rejected.state") == 0; ++i) usleep(1000);
   const auto after = Stats();
   auto grew = [&](const char* name) { return after.at(name) - before.at(name); };
   EXPECT_EQ(grew("network.rejected.frames"), 1u);

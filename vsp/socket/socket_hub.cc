@@ -42,6 +42,15 @@ bool PortOfService(const vmbus::Guid& service, uint32_t* port) {
   return service == ServiceOfPort(*port);
 }
 
+std::optional<std::span<const std::byte>> SocketData(std::span<const std::byte> payload) {
+  PacketHeader header{};
+  if (payload.size() < sizeof(header)) return std::nullopt;
+  std::memcpy(&header, payload.data(), sizeof(header));
+  payload = payload.subspan(sizeof(header));
+  if (header.type != kData || header.size > payload.size()) return std::nullopt;
+  return payload.first(header.size);
+}
+
 void SocketCounters::DescribeTo(StatSink& sink) const {
   sink.Add("socket.connects_to_guest", to_guest);
   sink.Add("socket.connects_to_host", to_host);
@@ -161,27 +170,22 @@ class SocketConnection : public vmbus::ChannelDevice {
     vmbus::Packet packet;
     const vmbus::RingStatus status = channel_->Next(&packet);
     if (status == vmbus::RingStatus::kEmpty) return false;
-    PacketHeader header{};
-    if (status != vmbus::RingStatus::kOk || packet.descriptor.type != vmbus::kPacketInBand ||
-        packet.payload.size() < sizeof(header)) {
+    const auto data =
+        status == vmbus::RingStatus::kOk && packet.descriptor.type == vmbus::kPacketInBand
+            ? SocketData(packet.payload)
+            : std::nullopt;
+    if (!data) {
       hub_.counters().rejected.Add();
       corrupt_ = to_host_done_ = to_guest_done_ = true;
       return false;
     }
-    std::memcpy(&header, packet.payload.data(), sizeof(header));
-    if (header.type != kData || header.size > packet.payload.size() - sizeof(header)) {
-      hub_.counters().rejected.Add();
-      corrupt_ = to_host_done_ = to_guest_done_ = true;
-      return false;
-    }
-    if (header.size == 0) {
+    if (data->empty()) {
       fin_from_guest_ = true;
       return Flush();
     }
-    const auto data = packet.payload.subspan(sizeof(header), header.size);
-    hub_.counters().bytes_to_host.Add(data.size());
+    hub_.counters().bytes_to_host.Add(data->size());
     if (to_host_done_) return true;  // nobody reads it any more
-    waiting_.assign(data.begin(), data.end());
+    waiting_.assign(data->begin(), data->end());
     written_ = 0;
     return Flush();
   }

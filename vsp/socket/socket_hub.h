@@ -13,6 +13,8 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <thread>
 
 #include "base/counters.h"
@@ -26,6 +28,9 @@ namespace partita::socket {
 vmbus::Guid ServiceOfPort(uint32_t port);
 // The port behind a GUID of that kind; false: another kind.
 bool PortOfService(const vmbus::Guid& service, uint32_t* port);
+
+// The data of a guest's packet, in private memory; nothing: it lies. No bytes at all are a FIN.
+std::optional<std::span<const std::byte>> SocketData(std::span<const std::byte> payload);
 
 struct SocketCounters {
   Counter to_guest, to_host, bytes_to_guest, bytes_to_host, refused, rejected, unanswered;

@@ -76,6 +76,7 @@ void StorageChannel::Stop(std::function<void()> done) {
 
 void StorageChannel::DoorbellOp::OnComplete(int32_t, uint32_t) {
   if (is_stop) {
+    channel.wake_armed_ = false;
     channel.stopping_ = channel.stop_requested_.load();
   } else {
     channel.doorbell_armed_ = false;
@@ -100,8 +101,16 @@ void StorageChannel::ThreadMain() {
     ring_open_ = false;
   }
   channel_->MaskDoorbell();
-  ArmRead(stop_op_, kStopFile);
   while (!stopping_ || in_flight_ > 0) {
+    if (!stopping_ && !std::exchange(wake_armed_, true)) ArmRead(stop_op_, kStopFile);
+    if (controller_.removing() && channel_->identity().subchannel_index == 0 &&
+        !std::exchange(told_removal_, true)) {
+      proto::Packet packet{};
+      packet.operation = proto::kRemoveDevice;
+      const auto sent = channel_->Send(vmbus::kPacketInBand, 0, 0,
+                                       std::as_bytes(std::span(&packet, 1)));
+      if (sent != vmbus::RingStatus::kOk) counters_.bad_packets.Add();
+    }
     if (stopping_) AbortHeld();
     const bool more = ring_open_ && !stopping_ && DrainRing();
     FlushReplies();
@@ -329,6 +338,12 @@ void StorageChannel::HandleSrb(const vmbus::Packet& packet, const proto::Packet&
     if (cdb[0] == kInquiry) return CheckCondition(*request, kInvalidField);
     request->packet.status = proto::kStatusNoSuchDevice;
     return Complete(*request, kScsiGood, proto::kSrbInvalidLun, 0);
+  }
+  if (controller_.removing()) [[unlikely]] {
+    constexpr uint8_t kTestUnitReady = 0x00;
+    const bool asked = cdb[0] == kTestUnitReady;
+    controller_.NoteCommandWhileRemoving(asked);
+    if (asked) return Complete(*request, kScsiGood, proto::kSrbInvalidLun, 0);
   }
   request->lun = srb.lun;
   Run(*request, *controller_.disks()[srb.lun]);

@@ -30,6 +30,9 @@ class StorageChannel final : public BlockOwner {
   // thread.
   void Stop(std::function<void()> done);
 
+  // Makes the loop look at the controller again. Any thread.
+  void Wake() { stop_event_.Set(); }
+
   void OnBlockDone(BlockRequest& block, int error) override;
 
  private:
@@ -116,6 +119,8 @@ class StorageChannel final : public BlockOwner {
   std::atomic<bool> stop_requested_ = false;
   bool stopping_ = false;
   bool doorbell_armed_ = false;
+  bool wake_armed_ = false;
+  bool told_removal_ = false;
   BurstScheduling scheduling_;
   uint32_t packets_of_wake_ = 0;
   std::vector<uint64_t> resets_;  // transactions waiting for in-flight commands to end

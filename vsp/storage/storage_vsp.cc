@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "vsp/storage/storage_channel.h"
 
 namespace partita::storage {
@@ -68,6 +69,22 @@ void StorageVsp::SpaceWaiters(int change) {
   const int before = space_waiters_.fetch_add(change);
   if (before == 0 && change > 0) events_.space(true);
   if (before + change == 0 && change < 0) events_.space(false);
+}
+
+void StorageVsp::BeginRemoval() {
+  removing_.store(true);
+  for (const auto& [relid, channel] : channels_) channel->Wake();
+}
+
+bool StorageVsp::Removable() const {
+  constexpr uint64_t kQuietNs = 1'000'000'000;
+  if (!initialized_.load()) return true;
+  const uint64_t last = last_command_ns_.load();
+  return last != 0 && MonotonicNs() - last > kQuietNs;
+}
+
+void StorageVsp::NoteCommandWhileRemoving(bool found_out) {
+  if (found_out || last_command_ns_.load() != 0) last_command_ns_.store(MonotonicNs());
 }
 
 bool StorageVsp::any_poisoned() const {

@@ -75,6 +75,16 @@ class StorageVsp : public vmbus::ChannelDevice {
   // One more (or one less) loop has writes held back for lack of space.
   void SpaceWaiters(int change);
 
+  // Has the guest let go of all disks, before the controller itself may be rescinded: stock Linux asks
+  // for a rescinded controller's caches to be flushed and waits for ever. The guest is told to look for
+  // its disks, finds each gone by TEST UNIT READY, and finishes with it by other commands.
+  void BeginRemoval();
+  // It has found that out and sent nothing for a while, or there never was a driver.
+  [[nodiscard]] bool Removable() const;
+  // Used by StorageChannel.
+  [[nodiscard]] bool removing() const { return removing_.load(std::memory_order_relaxed); }
+  void NoteCommandWhileRemoving(bool found_out);
+
   [[nodiscard]] bool any_poisoned() const;
   void DescribeTo(StatSink& sink) const;
 
@@ -86,6 +96,8 @@ class StorageVsp : public vmbus::ChannelDevice {
   std::map<uint32_t, std::unique_ptr<StorageChannel>> channels_;  // by relid
   std::atomic<bool> initialized_ = false;
   std::atomic<int> space_waiters_ = 0;
+  std::atomic<bool> removing_ = false;
+  std::atomic<uint64_t> last_command_ns_ = 0;  // while removing; 0: the guest has not found out
   StorageCounters counters_;
 };
 
