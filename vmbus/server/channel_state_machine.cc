@@ -255,10 +255,19 @@ void ChannelStateMachine::HandleRelidReleased(std::span<const std::byte> message
   const uint32_t relid = As<RelidMessage>(message).relid;
   Channel* channel = FindChannel(relid);
   if (channel == nullptr || !channel->offered) return counters_.bad_relid.Add();
+  // It may come right behind CLOSECHANNEL, while the device is still letting go.
+  if (channel->state == State::kClosing) {
+    channel->release_after_close = true;
+    return;
+  }
   if (channel->state != State::kClosed) return counters_.wrong_state.Add();
+  Release(relid, *channel);
+}
+
+void ChannelStateMachine::Release(uint32_t relid, Channel& channel) {
   EraseGpadlsOf(relid);
-  if (channel->rescinded || channel->removing || channel->primary != 0) return EraseChannel(relid);
-  channel->offered = false;  // the guest gave up an offer of a device that still exists
+  if (channel.rescinded || channel.removing || channel.primary != 0) return EraseChannel(relid);
+  channel.offered = false;  // the guest gave up an offer of a device that still exists
 }
 
 void ChannelStateMachine::EraseChannel(uint32_t relid) {
@@ -376,6 +385,7 @@ void ChannelStateMachine::FinishClose(uint32_t relid, Channel& channel) {
   for (const GpadlKey& key : torn) SendTorndown(key);
   // They do not outlive their primary; the guest asks for new ones next time.
   if (channel.primary == 0) DropSubChannels(relid);
+  if (std::exchange(channel.release_after_close, false)) return Release(relid, channel);
   if (channel.reopen) {
     const OpenChannel request = *channel.reopen;
     channel.reopen.reset();

@@ -113,6 +113,7 @@ class ChannelStateMachine {
     bool removing = false;   // the device is gone; rescind once closed
     uint32_t open_id = 0;
     uint32_t ring_gpadl = 0;
+    bool release_after_close = false;  // RELID_RELEASED came while closing
     bool close_after_open = false;      // CLOSECHANNEL came while opening
     std::optional<OpenChannel> reopen;  // OPENCHANNEL came while closing
   };
@@ -155,6 +156,7 @@ class ChannelStateMachine {
   void StartOpen(uint32_t relid, Channel& channel, const OpenChannel& request);
   void StartClose(uint32_t relid, Channel& channel);
   void FinishClose(uint32_t relid, Channel& channel);
+  void Release(uint32_t relid, Channel& channel);
   void AppendPfns(const GpadlKey& key, GpadlEntry& entry, std::span<const std::byte> pfns);
   void EraseGpadl(const GpadlKey& key);
   void EraseGpadlsOf(uint32_t relid);

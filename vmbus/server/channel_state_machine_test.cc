@@ -327,6 +327,16 @@ TEST_F(MachineTest, RemovalRescindsSubChannelsFirstAndServesUntilTheGuestCloses)
   EXPECT_EQ(actions.Take<GpadlCreated>().gpadl, 12u);
 }
 
+TEST_F(MachineTest, AReleaseRightBehindTheCloseCountsOnceTheDeviceIsDone) {
+  const uint32_t relid = Opened();
+  machine.RemoveChannel(relid);
+  PostRelid(kCloseChannel, relid);
+  PostRelid(kRelidReleased, relid);  // the device has not let go yet
+  EXPECT_TRUE(actions.removed.empty());
+  machine.OnClosed(relid);
+  EXPECT_EQ(actions.removed, std::vector<uint32_t>{relid});
+}
+
 TEST_F(MachineTest, UnloadWaitsForDevicesAndForgetsEverything) {
   const uint32_t relid = Opened();
   ASSERT_EQ(machine.AddSubChannels(relid, 1), 1u);
