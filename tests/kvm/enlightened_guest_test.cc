@@ -123,6 +123,38 @@ TEST_F(GuestTest, WritesAndVerifies64MiBOnOneAndTwoVps) {
   }
 }
 
+// Frames of every size through the adapter and back, each byte compared in the guest.
+TEST_F(GuestTest, FramesComeBackAsTheyWere) {
+  const Outcome run = Guest("job=network dir=verify frames=50000",
+                            "--net loopback --stats-json " + scratch + "/stats");
+  ASSERT_EQ(run.status, 0) << run.output;
+  EXPECT_EQ(run.Event("result").value("errors", 1), 0);
+  EXPECT_EQ(run.Event("result").value("ios", 0), 50000);
+  std::ifstream stats_file(scratch + "/stats");
+  const auto stats = nlohmann::json::parse(stats_file);
+  EXPECT_EQ(stats.value("network.received", 0), 50000);
+  EXPECT_EQ(stats.value("network.rejected.frames", 1), 0);
+  EXPECT_EQ(stats.value("network.dropped.no_sections", 1), 0);
+}
+
+TEST_F(GuestTest, NetworksThatCannotBeUsedGiveOneClearLine) {
+  const auto complaint = [&](const std::string& net) {
+    const Outcome run = Guest("job=hello", net);
+    EXPECT_EQ(run.status, 1) << run.output;
+    EXPECT_EQ(std::count(run.output.begin(), run.output.end(), '\n'), 1) << run.output;
+    return run.output;
+  };
+  EXPECT_NE(complaint("--net tap=nosuchtap").find("no TAP 'nosuchtap'"), std::string::npos);
+  EXPECT_NE(complaint("--net bridge=nosuchbridge").find("no bridge"), std::string::npos);
+  EXPECT_NE(complaint("--net bridge=lo").find("not a bridge"), std::string::npos);
+  EXPECT_NE(complaint("--net wifi").find("takes tap=NAME"), std::string::npos);
+  EXPECT_NE(complaint("--net none,vlan=5000").find("1 to 4094"), std::string::npos);
+  EXPECT_NE(complaint("--net none,mac=01:00:00:00:00:01").find("group address"), std::string::npos);
+  EXPECT_NE(complaint("--net none,mac=00:15:5d:00:00:01 --net none,mac=00-15-5D-00-00-01")
+                .find("used by two adapters"),
+            std::string::npos);
+}
+
 // CPUID and the synthetic MSRs as the guest finds them: golden tables.
 TEST_F(GuestTest, RegistersAtTheStart) {
   const Outcome run = Guest("job=registers", "--stats-json " + scratch + "/stats");

@@ -426,18 +426,13 @@ void Echo(Traffic& t, uint64_t deadline) {
   }
 }
 
-void RunNetwork() {
-  Queue& queue = *(queues[0] = Make<Queue>());
-  queue.transport = Make<GuestTransport>(0u);
-  job.poll = Argument("mode") == "poll";
-  Connection* connection = Make<Connection>(*queue.transport);
-  if (connection->Connect(vmbus::kVersion5_3, 0) != Result::kOk) Fail("no VMBus connection");
-  if (connection->RequestOffers() != Result::kOk) Fail("no offers");
-  if (OpenQueue(*connection, queue, 0, vmbus::kNetworkClass) != Result::kOk) {
+// The job that "dir" names, on an open connection.
+void MoveFrames(Connection& connection, Queue& queue) {
+  if (OpenQueue(connection, queue, 0, vmbus::kNetworkClass) != Result::kOk) {
     Fail("the adapter does not open");
   }
   Traffic t;
-  t.driver = Make<NetworkVsc>(*connection, *queue.transport, queue.channel);
+  t.driver = Make<NetworkVsc>(connection, *queue.transport, queue.channel);
   t.queue = &queue;
   constexpr size_t kReceiveBuffer = 4 << 20, kSendBuffer = 1 << 20;
   const NetworkVsc::Buffers buffers = {.receive = {Allocate(kReceiveBuffer), kReceiveBuffer},
@@ -501,6 +496,16 @@ void RunNetwork() {
       .Number("p999_ns", nanoseconds(queue.latency.PerMille(999)));
 }
 
+void RunNetwork() {
+  queues[0] = Make<Queue>();
+  queues[0]->transport = Make<GuestTransport>(0u);
+  job.poll = Argument("mode") == "poll";
+  Connection* connection = Make<Connection>(*queues[0]->transport);
+  if (connection->Connect(vmbus::kVersion5_3, 0) != Result::kOk) Fail("no VMBus connection");
+  if (connection->RequestOffers() != Result::kOk) Fail("no offers");
+  MoveFrames(*connection, *queues[0]);
+}
+
 void RunStorage() {
   ParseJob();
   Connection* connection = nullptr;
@@ -516,6 +521,11 @@ void RunStorage() {
   JsonLine("vmbus")
       .Number("version", connection->version())
       .Number("offers", connection->offers().size());
+  if (!Argument("dir").empty()) {  // frames first, then the disk
+    Queue* adapter = Make<Queue>();
+    adapter->transport = &transport;
+    MoveFrames(*connection, *adapter);
+  }
   if (OpenQueue(*connection, *queues[0], 0) != Result::kOk) Fail("the primary does not open");
   storage = Make<StorageVsc>(transport, queues[0]->channel);
   if (storage->Initialize() != Result::kOk) Fail("the controller does not initialise");
