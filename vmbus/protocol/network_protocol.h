@@ -1,6 +1,6 @@
-// The synthetic network adapter's messages: NVSP inside VMBus packets, RNDIS inside the buffers they
-// name. Freestanding; no logic.
-// Source: Linux, drivers/net/hyperv/hyperv_net.h and include/linux/rndis.h; MS-RNDIS.
+// The synthetic network adapter's messages: NVSP inside VMBus packets, RNDIS inside the buffers
+// they name. Freestanding; no logic. Source: Linux, drivers/net/hyperv/hyperv_net.h and
+// include/linux/rndis.h; MS-RNDIS.
 #ifndef PARTITA_VMBUS_PROTOCOL_NETWORK_PROTOCOL_H_
 #define PARTITA_VMBUS_PROTOCOL_NETWORK_PROTOCOL_H_
 

@@ -113,7 +113,7 @@ class ChannelStateMachine {
     bool removing = false;   // the device is gone; rescind once closed
     uint32_t open_id = 0;
     uint32_t ring_gpadl = 0;
-    bool release_after_close = false;  // RELID_RELEASED came while closing
+    bool release_after_close = false;   // RELID_RELEASED came while closing
     bool close_after_open = false;      // CLOSECHANNEL came while opening
     std::optional<OpenChannel> reopen;  // OPENCHANNEL came while closing
   };

@@ -457,7 +457,7 @@ void MoveFrames(Connection& connection, Queue& queue) {
     for (uint64_t number = 0; number < frames; ++number) {
       // Sizes of every kind; not so far ahead of what came back that frames have to be dropped.
       SendFrame(t, 60 + static_cast<uint32_t>(number * 37 % (t.size - 59)), number);
-      while (number - t.received > 100) {
+      while (number + 1 - t.received > 100) {
         static_cast<void>(t.driver->Flush(queue.channel));
         queue.channel.Commit();
         Receive(t, true);

@@ -1,4 +1,5 @@
-// Messages of a hostile guest to dynamic memory and the keyboard, and the data packets of host sockets.
+// Messages of a hostile guest to dynamic memory and the keyboard, and the data packets of host
+// sockets.
 #include <cstdlib>
 #include <cstring>
 #include <memory>

@@ -1,5 +1,5 @@
-// Dynamic memory and the keyboard against a guest that behaves and one that does not. The guest is the
-// test: packets go straight into the device, and what it sends is read from the ring.
+// Dynamic memory and the keyboard against a guest that behaves and one that does not. The guest is
+// the test: packets go straight into the device, and what it sends is read from the ring.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -33,7 +33,8 @@ class DeviceTest : public testing::Test {
   }
   void TearDown() override { partition.Shutdown(); }
   void Send(std::span<const std::byte> bytes) {
-    ASSERT_EQ(channel.writer().Write(vmbus::kPacketInBand, 0, 0, {}, bytes), vmbus::RingStatus::kOk);
+    ASSERT_EQ(channel.writer().Write(vmbus::kPacketInBand, 0, 0, {}, bytes),
+              vmbus::RingStatus::kOk);
     channel.Commit();
   }
   template <typename... Words>
@@ -209,13 +210,13 @@ TEST_F(MemoryTest, AGuestThatCannotAdd) {
 
 TEST_F(MemoryTest, LyingMessagesAreCounted) {
   Start();
-  SendWords(7 | 16 << 16, 3, 0, 0);         // nothing was asked
-  SendWords(9 | 8 << 16, 3);                // the same
-  SendWords(11 | 16 << 16, 3, 0, 1);        // the same
-  SendWords(99 | 8 << 16, 3);               // unknown
-  SendWords(5 | 200 << 16, 3);              // longer than it is
-  SendWords(5 | 4 << 16, 3);                // shorter than a header
-  SendWords(5 | 12 << 16, 3, 1);            // cut off
+  SendWords(7 | 16 << 16, 3, 0, 0);   // nothing was asked
+  SendWords(9 | 8 << 16, 3);          // the same
+  SendWords(11 | 16 << 16, 3, 0, 1);  // the same
+  SendWords(99 | 8 << 16, 3);         // unknown
+  SendWords(5 | 200 << 16, 3);        // longer than it is
+  SendWords(5 | 4 << 16, 3);          // shorter than a header
+  SendWords(5 | 12 << 16, 3, 1);      // cut off
   Target(60);
   Receive();
   SendWords(7 | 24 << 16, 3, 0, 500 << 1, 1, 2);  // claims 500 ranges

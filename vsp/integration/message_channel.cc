@@ -52,7 +52,8 @@ void MessageChannel::After(uint32_t milliseconds, std::function<void()> task) {
 }
 
 bool MessageChannel::SendPacket(std::span<const std::byte> payload, uint64_t transaction) {
-  if (channel_ == nullptr || channel_->Send(vmbus::kPacketInBand, 0, transaction, payload) != vmbus::RingStatus::kOk) {
+  if (channel_ == nullptr ||
+      channel_->Send(vmbus::kPacketInBand, 0, transaction, payload) != vmbus::RingStatus::kOk) {
     return false;
   }
   channel_->Commit();

@@ -1,9 +1,8 @@
 // Where an adapter's frames go and come from. A backend is shared by an adapter's channels; channel
-// i opens queue i on its own io_uring, sends in batches and receives on that loop. Nothing above this
-// interface knows of descriptors.
+// i opens queue i on its own io_uring, sends in batches and receives on that loop. Nothing above
+// this interface knows of descriptors.
 #ifndef PARTITA_VSP_NETWORK_NET_BACKEND_H_
 #define PARTITA_VSP_NETWORK_NET_BACKEND_H_
-
 
 #include <sys/uio.h>
 

@@ -134,7 +134,7 @@ void NetworkChannel::ThreadMain() {
     RunPosted();
     if (stopping_ && !std::exchange(cancelled_, true)) queue_->Cancel();
     const bool more = ring_open_ && !stopping_ && DrainRing();
-    if (session_ != nullptr && !stopping_) queue_->PostReceives();
+    if (session_ != nullptr && !stopping_ && SettleCoalescing()) queue_->PostReceives();
     FlushIndications();
     FlushReplies();
     channel_->Commit();
@@ -179,7 +179,9 @@ void NetworkChannel::Wait() {
   if (frames >= kMany) moderating_ = true;
   if (frames < kFew) moderating_ = false;
   counters_.loop_wakes.Add();
-  Check(moderating_ && !stopping_ ? ring_->Submit(kGather, kGatherNs) : ring_->Submit(1));
+  // No more can come than reads are posted.
+  const auto gather = std::clamp<uint32_t>(static_cast<uint32_t>(slots_out_), 1, kGather);
+  Check(moderating_ && !stopping_ ? ring_->Submit(gather, kGatherNs) : ring_->Submit(1));
 }
 
 void NetworkChannel::Refresh() {
@@ -191,9 +193,8 @@ void NetworkChannel::Refresh() {
     if (session_ != nullptr) queue_->CancelReceives();
     session_ = std::move(session);
   }
-  if (coalesced_ != adapter_.coalesced()) {
-    coalesced_ = !coalesced_;
-    queue_->SetCoalesced(coalesced_);
+  if (coalesced_ != adapter_.coalesced() && !std::exchange(switching_, true)) {
+    queue_->CancelReceives();
   }
   if (primary() && told_link_ != adapter_.link_up() && session_ != nullptr &&
       control_.settings().initialized) {
@@ -201,6 +202,15 @@ void NetworkChannel::Refresh() {
     control_.SetLink(told_link_);
     DeliverControl(RndisControl::LinkIndication(told_link_));
   }
+}
+
+bool NetworkChannel::SettleCoalescing() {
+  if (!switching_) return true;
+  if (slots_out_ > 0) return false;
+  switching_ = false;
+  coalesced_ = adapter_.coalesced();
+  queue_->SetCoalesced(coalesced_);
+  return true;
 }
 
 bool NetworkChannel::DrainRing() {
@@ -340,10 +350,11 @@ void NetworkChannel::UseReceiveBuffer(const vmbus::Gpadl* gpadl, uint64_t transa
   }
   const auto count = static_cast<uint32_t>(session->receive->size() / session->section_size);
   const uint32_t useful = session->section_size - kHeadroom;
-  session->sections_per_slot = large ? (kLargestFrame + useful - 1) / useful : 1;
+  session->sections_per_large = large ? (kLargestFrame + useful - 1) / useful : 1;
   // Half of the sections may wait for frames, half be with the guest.
-  session->slots = std::clamp<uint32_t>(
-      count / (2 * session->sections_per_slot * adapter_.options().queues), 1, kMaxSlots);
+  const uint32_t share = count / (2 * adapter_.options().queues);
+  session->slots = std::clamp<uint32_t>(share, 1, kMaxSlots);
+  session->large_slots = std::clamp<uint32_t>(share / session->sections_per_large, 1, kMaxSlots);
   session->sections = std::make_unique<SectionPool>(count);
   session->vlan = (capabilities_ & proto::kCapabilityVlan) != 0;
   reply.body[proto::kReceiveStatus] = proto::kNvspSuccess;
@@ -606,7 +617,9 @@ void NetworkChannel::FinishPacket(Outgoing& packet) {
 // --- to the guest ---
 
 ReceiveSlot* NetworkChannel::TakeSlot() {
-  if (session_ == nullptr || slots_out_ >= session_->slots) return nullptr;
+  if (session_ == nullptr || slots_out_ >= (coalesced_ ? session_->large_slots : session_->slots)) {
+    return nullptr;
+  }
   if (free_slots_.empty()) {
     slots_.push_back(std::make_unique<Slot>());
     free_slots_.push_back(slots_.back().get());
@@ -617,8 +630,13 @@ ReceiveSlot* NetworkChannel::TakeSlot() {
     slot.sections.clear();
   }
   // A frame mostly takes the first section of many: the rest stay with the slot.
-  const uint32_t kept = static_cast<uint32_t>(slot.sections.size());
-  if (!session_->sections->Take(session_->sections_per_slot - kept, slot.sections)) {
+  const uint32_t wanted = coalesced_ ? session_->sections_per_large : 1;
+  if (slot.sections.size() > wanted) {
+    session_->sections->Return(std::span(slot.sections).subspan(wanted));
+    slot.sections.resize(wanted);
+  }
+  const auto kept = static_cast<uint32_t>(slot.sections.size());
+  if (!session_->sections->Take(wanted - kept, slot.sections)) {
     counters_.no_sections.Add();
     return nullptr;
   }
@@ -630,7 +648,7 @@ ReceiveSlot* NetworkChannel::TakeSlot() {
     session_->receive->AppendTo(slot.iovecs, uint64_t{section} * session_->section_size + kHeadroom,
                                 useful);
   }
-  slot.capacity = useful * session_->sections_per_slot;
+  slot.capacity = useful * wanted;
   return &slot;
 }
 
@@ -642,8 +660,10 @@ void NetworkChannel::ReleaseSlot(Slot& slot, uint32_t used) {
 
 void NetworkChannel::OnReceived(ReceiveSlot& received, uint32_t length) {
   auto& slot = static_cast<Slot&>(received);
+  // Cut off because it is larger than was agreed: the guest has just switched coalescing off.
+  const bool cut = length >= slot.capacity && slot.header.gso_type != kVnetGsoNone;
   length = std::min(length, slot.capacity);
-  if (length < kEthernet || stopping_ || slot.session != session_ || !adapter_.receiving() ||
+  if (length < kEthernet || cut || stopping_ || slot.session != session_ || !adapter_.receiving() ||
       !adapter_.link_up()) {
     if (length != 0) counters_.unwanted.Add();
     return ReleaseSlot(slot, 0);

@@ -84,6 +84,9 @@ class NetworkChannel final : public FrameOwner {
   void Arm(EventOp& op, int fixed_file);
   static void Check(int result);
   void Refresh();
+  // What the guest wants of frames may have changed. False: reads that were posted before are not
+  // back yet, and none may be posted.
+  bool SettleCoalescing();
   // Sleeps until something is there.
   void Wait();
   // Runs what other threads have left for the loop.
@@ -137,6 +140,7 @@ class NetworkChannel final : public FrameOwner {
   std::shared_ptr<const Session> session_;
   uint32_t seen_generation_ = 0;
   bool coalesced_ = false;
+  bool switching_ = false;  // reads for the other kind of frames are being taken back
 
   std::vector<iovec> stream_;
   uint64_t stream_length_ = 0;

@@ -27,8 +27,8 @@ namespace partita::network {
 class NetworkChannel;
 
 struct NetworkCounters {
-  Counter sent, sent_bytes, send_errors, received, received_bytes, no_sections, unwanted, large_sent,
-      large_received;
+  Counter sent, sent_bytes, send_errors, received, received_bytes, no_sections, unwanted,
+      large_sent, large_received;
   Counter bad_packets, bad_frames, bad_offloads, wrong_state, bad_completions, wrong_vlan;
   Counter system_calls, loop_wakes;
   RndisCounters control;
@@ -40,10 +40,10 @@ struct Session {
   std::unique_ptr<SharedBuffer> receive;
   std::shared_ptr<SharedBuffer> send;
   std::unique_ptr<SectionPool> sections;
-  uint32_t section_size = 0;       // of the receive buffer
-  uint32_t sections_per_slot = 1;  // sections that one frame may need
-  uint32_t slots = 1;              // frames a channel may wait for at a time
-  bool vlan = false;               // the guest takes tags beside the frame
+  uint32_t section_size = 0;            // of the receive buffer
+  uint32_t sections_per_large = 1;      // sections that a coalesced frame may need
+  uint32_t slots = 1, large_slots = 1;  // frames a channel may wait for at a time
+  bool vlan = false;                    // the guest takes tags beside the frame
   // Guest memory in use by I/O ends with the session: it stays until the last channel lets go.
 };
 

@@ -60,8 +60,7 @@ bool PrepareLargeSend(uint32_t value, uint32_t frame_length, std::span<std::byte
   const uint32_t tcp = proto::LargeSendTcpOffset(value);
   const bool ipv6 = (value & proto::kLargeSendIpv6) != 0;
   const uint32_t ip_least = ipv6 ? kIpv6Header : kIpv4Least;
-  if (mss == 0 || mss > UINT16_MAX || tcp < kEthernet + ip_least ||
-      tcp + kTcpLeast > head.size() ||
+  if (mss == 0 || mss > UINT16_MAX || tcp < kEthernet + ip_least || tcp + kTcpLeast > head.size() ||
       Get16(head, kEthernet - 2) != (ipv6 ? kEtherIpv6 : kEtherIpv4)) {
     return false;
   }

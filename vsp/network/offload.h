@@ -3,7 +3,6 @@
 #ifndef PARTITA_VSP_NETWORK_OFFLOAD_H_
 #define PARTITA_VSP_NETWORK_OFFLOAD_H_
 
-
 #include <sys/uio.h>
 
 #include <cstddef>

@@ -72,20 +72,20 @@ std::vector<std::byte> RndisControl::Handle(std::span<const std::byte> message,
       const auto request = Load<proto::RndisInitialize>(message);
       if (!request) break;
       settings_.initialized = true;
-      return Bytes(proto::RndisInitializeAnswer{
-          .header = {proto::kRndisInitialize | proto::kRndisAnswer,
-                     sizeof(proto::RndisInitializeAnswer)},
-          .request_id = request->request_id,
-          .status = proto::kRndisSuccess,
-          .major = 1,
-          .minor = 0,
-          .device_flags = 1,  // connectionless
-          .medium = 0,        // 802.3
-          .max_packets = kMaxPacketsPerMessage,
-          .max_transfer = kMaxTransfer,
-          .alignment_log2 = kAlignmentLog2,
-          .af_offset = 0,
-          .af_size = 0});
+      return Bytes(
+          proto::RndisInitializeAnswer{.header = {proto::kRndisInitialize | proto::kRndisAnswer,
+                                                  sizeof(proto::RndisInitializeAnswer)},
+                                       .request_id = request->request_id,
+                                       .status = proto::kRndisSuccess,
+                                       .major = 1,
+                                       .minor = 0,
+                                       .device_flags = 1,  // connectionless
+                                       .medium = 0,        // 802.3
+                                       .max_packets = kMaxPacketsPerMessage,
+                                       .max_transfer = kMaxTransfer,
+                                       .alignment_log2 = kAlignmentLog2,
+                                       .af_offset = 0,
+                                       .af_size = 0});
     }
     case proto::kRndisHalt:
       Reset();
@@ -97,18 +97,19 @@ std::vector<std::byte> RndisControl::Handle(std::span<const std::byte> message,
     case proto::kRndisReset:
       settings_.filter = 0;
       // The answer has no request id: status, then whether addressing was reset.
-      return Bytes(proto::RndisSetAnswer{.header = {proto::kRndisReset | proto::kRndisAnswer,
-                                                    sizeof(proto::RndisSetAnswer)},
-                                         .request_id = proto::kRndisSuccess,
-                                         .status = 0});
+      return Bytes(proto::RndisSetAnswer{
+          .header = {proto::kRndisReset | proto::kRndisAnswer, sizeof(proto::RndisSetAnswer)},
+          .request_id = proto::kRndisSuccess,
+          .status = 0});
     case proto::kRndisKeepAlive: {
       const auto id = Load<proto::RndisSetAnswer>(message);  // a request id is all it has
-      const auto short_id = message.size() >= 12 ? Load<uint32_t>(message.subspan(8)) : std::nullopt;
+      const auto short_id =
+          message.size() >= 12 ? Load<uint32_t>(message.subspan(8)) : std::nullopt;
       if (!id && !short_id) break;
-      return Bytes(proto::RndisSetAnswer{.header = {proto::kRndisKeepAlive | proto::kRndisAnswer,
-                                                    sizeof(proto::RndisSetAnswer)},
-                                         .request_id = *short_id,
-                                         .status = proto::kRndisSuccess});
+      return Bytes(proto::RndisSetAnswer{
+          .header = {proto::kRndisKeepAlive | proto::kRndisAnswer, sizeof(proto::RndisSetAnswer)},
+          .request_id = *short_id,
+          .status = proto::kRndisSuccess});
     }
     default:
       break;
@@ -171,16 +172,29 @@ std::optional<std::vector<std::byte>> RndisControl::Value(uint32_t oid,
   switch (oid) {
     case proto::kOidSupportedList: {
       std::vector<std::byte> out;
-      for (const uint32_t known :
-           {proto::kOidSupportedList, proto::kOidHardwareStatus, proto::kOidMediaSupported,
-            proto::kOidMediaInUse, proto::kOidMaximumFrameSize, proto::kOidLinkSpeed,
-            proto::kOidPacketFilter, proto::kOidMaximumTotalSize, proto::kOidMediaConnectStatus,
-            proto::kOidReceiveScaleCapabilities, proto::kOidReceiveScaleParameters,
-            proto::kOidConfigurationParameter, proto::kOidTransmitOk, proto::kOidReceiveOk,
-            proto::kOidTransmitError, proto::kOidReceiveError, proto::kOidReceiveNoBuffer,
-            proto::kOidPermanentAddress, proto::kOidCurrentAddress, proto::kOidMulticastList,
-            proto::kOidMaximumListSize, proto::kOidOffloadParameters,
-            proto::kOidOffloadCapabilities}) {
+      for (const uint32_t known : {proto::kOidSupportedList,
+                                   proto::kOidHardwareStatus,
+                                   proto::kOidMediaSupported,
+                                   proto::kOidMediaInUse,
+                                   proto::kOidMaximumFrameSize,
+                                   proto::kOidLinkSpeed,
+                                   proto::kOidPacketFilter,
+                                   proto::kOidMaximumTotalSize,
+                                   proto::kOidMediaConnectStatus,
+                                   proto::kOidReceiveScaleCapabilities,
+                                   proto::kOidReceiveScaleParameters,
+                                   proto::kOidConfigurationParameter,
+                                   proto::kOidTransmitOk,
+                                   proto::kOidReceiveOk,
+                                   proto::kOidTransmitError,
+                                   proto::kOidReceiveError,
+                                   proto::kOidReceiveNoBuffer,
+                                   proto::kOidPermanentAddress,
+                                   proto::kOidCurrentAddress,
+                                   proto::kOidMulticastList,
+                                   proto::kOidMaximumListSize,
+                                   proto::kOidOffloadParameters,
+                                   proto::kOidOffloadCapabilities}) {
         Append(out, known);
       }
       return out;
@@ -225,7 +239,8 @@ std::optional<std::vector<std::byte>> RndisControl::Value(uint32_t oid,
           .type = 0x88,
           .revision = 2,
           .size = proto::kReceiveScaleSize,
-          .flags = 0x01000300,  // Toeplitz over TCP/IPv4 and TCP/IPv6; by message-signalled interrupt
+          .flags =
+              0x01000300,  // Toeplitz over TCP/IPv4 and TCP/IPv6; by message-signalled interrupt
           .interrupt_messages = features_.queues,
           .queues = features_.queues,
           .table_entries = kTableEntries,
@@ -279,7 +294,8 @@ uint32_t RndisControl::Apply(uint32_t oid, std::span<const std::byte> value) {
       return proto::kRndisSuccess;
     }
     case proto::kOidOffloadParameters: {
-      if (value.size() <= proto::kParameterRsc6) return proto::kRndisSuccess;  // older: no RSC in it
+      if (value.size() <= proto::kParameterRsc6)
+        return proto::kRndisSuccess;  // older: no RSC in it
       const auto at = [&](size_t i) { return std::to_integer<uint8_t>(value[i]); };
       const uint8_t v4 = at(proto::kParameterRsc4), v6 = at(proto::kParameterRsc6);
       if (v4 == proto::kParameterDisabled || v6 == proto::kParameterDisabled) {
@@ -342,11 +358,11 @@ uint32_t RndisControl::ApplyAddress(std::span<const std::byte> value) {
 }
 
 std::vector<std::byte> RndisControl::LinkIndication(bool up) {
-  return Bytes(proto::RndisIndicate{
-      .header = {proto::kRndisIndicateStatus, sizeof(proto::RndisIndicate)},
-      .status = up ? proto::kRndisMediaConnect : proto::kRndisMediaDisconnect,
-      .length = 0,
-      .offset = 0});
+  return Bytes(
+      proto::RndisIndicate{.header = {proto::kRndisIndicateStatus, sizeof(proto::RndisIndicate)},
+                           .status = up ? proto::kRndisMediaConnect : proto::kRndisMediaDisconnect,
+                           .length = 0,
+                           .offset = 0});
 }
 
 std::optional<FrameLayout> ParseFrameHeader(const proto::RndisFrame& header, uint64_t available) {

@@ -6,8 +6,7 @@
 namespace partita::network {
 
 std::unique_ptr<SharedBuffer> SharedBuffer::Create(GuestMemory& memory,
-                                                   std::span<const uint64_t> pfns,
-                                                   uint64_t bytes) {
+                                                   std::span<const uint64_t> pfns, uint64_t bytes) {
   std::unique_ptr<SharedBuffer> buffer(new SharedBuffer(memory));
   if (pfns.empty() || bytes > pfns.size() * kPageSize) return nullptr;
   for (const uint64_t pfn : pfns) {

@@ -1,5 +1,5 @@
-// The two buffers a guest shares with its adapter (receive and send), as page lists in guest memory,
-// and the pool of the receive buffer's sections.
+// The two buffers a guest shares with its adapter (receive and send), as page lists in guest
+// memory, and the pool of the receive buffer's sections.
 #ifndef PARTITA_VSP_NETWORK_SHARED_BUFFER_H_
 #define PARTITA_VSP_NETWORK_SHARED_BUFFER_H_
 

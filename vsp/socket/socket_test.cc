@@ -1,6 +1,4 @@
 // Host sockets: the test is the guest, the other end of a socket pair is the host's program.
-#include "vsp/socket/socket_hub.h"
-
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
@@ -12,6 +10,7 @@
 #include <vector>
 
 #include "tests/fakes/hosted_partition.h"
+#include "vsp/socket/socket_hub.h"
 
 namespace partita::socket {
 namespace {
@@ -27,10 +26,10 @@ class SocketTest : public testing::Test {
         wanted_id = id;
       });
       hub->Connect(partition.server());
-      partition.server().OnSocketConnect([this](const vmbus::Guid& endpoint,
-                                                const vmbus::Guid& service) {
-        hub->OnGuestConnect(endpoint, service);
-      });
+      partition.server().OnSocketConnect(
+          [this](const vmbus::Guid& endpoint, const vmbus::Guid& service) {
+            hub->OnGuestConnect(endpoint, service);
+          });
     });
     ASSERT_EQ(connection.Connect(vmbus::kVersion5_3, 0), Result::kOk);
     ASSERT_EQ(connection.RequestOffers(), Result::kOk);

@@ -107,8 +107,8 @@ void StorageChannel::ThreadMain() {
         !std::exchange(told_removal_, true)) {
       proto::Packet packet{};
       packet.operation = proto::kRemoveDevice;
-      const auto sent = channel_->Send(vmbus::kPacketInBand, 0, 0,
-                                       std::as_bytes(std::span(&packet, 1)));
+      const auto sent =
+          channel_->Send(vmbus::kPacketInBand, 0, 0, std::as_bytes(std::span(&packet, 1)));
       if (sent != vmbus::RingStatus::kOk) counters_.bad_packets.Add();
     }
     if (stopping_) AbortHeld();

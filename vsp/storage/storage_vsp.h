@@ -75,9 +75,9 @@ class StorageVsp : public vmbus::ChannelDevice {
   // One more (or one less) loop has writes held back for lack of space.
   void SpaceWaiters(int change);
 
-  // Has the guest let go of all disks, before the controller itself may be rescinded: stock Linux asks
-  // for a rescinded controller's caches to be flushed and waits for ever. The guest is told to look for
-  // its disks, finds each gone by TEST UNIT READY, and finishes with it by other commands.
+  // Has the guest let go of all disks, before the controller itself may be rescinded: stock Linux
+  // asks for a rescinded controller's caches to be flushed and waits for ever. The guest is told to
+  // look for its disks, finds each gone by TEST UNIT READY, and finishes with it by other commands.
   void BeginRemoval();
   // It has found that out and sent nothing for a while, or there never was a driver.
   [[nodiscard]] bool Removable() const;
