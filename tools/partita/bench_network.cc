@@ -205,7 +205,7 @@ class HostHalf final : public network::FrameOwner {
       while (received_ == 0) Turn(1);
     }
     const uint64_t start = MonotonicNs(), before = ring_->system_calls();
-    const uint64_t deadline = start + options_.seconds * 1'000'000'000;
+    const uint64_t deadline = start + uint64_t{options_.seconds} * 1'000'000'000;
     const uint64_t first = received_;
     uint64_t count = 0;
     while (MonotonicNs() < deadline) {

@@ -73,6 +73,7 @@ bool ControlServer::Serve(Client& client, const Forward& forward) {
     pending_[number] = {.client = client.number, .id = request.id()};
     request.set_id(number);
     std::vector<int> raw;
+    raw.reserve(descriptors.size());
     for (const UniqueFd& fd : descriptors) raw.push_back(fd.get());
     const absl::Status sent = forward(request, raw);
     if (sent.ok()) return true;

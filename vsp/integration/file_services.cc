@@ -46,7 +46,7 @@ void SnapshotService::Request(uint8_t operation, uint32_t timeout_ms,
   Ask(BytesOf(body), timeout_ms, std::move(done));
 }
 
-void SnapshotService::Freeze(uint32_t seconds, std::function<void(absl::Status)> done) {
+void SnapshotService::Freeze(uint32_t seconds, const std::function<void(absl::Status)>& done) {
   if (frozen_ != 0) return done(FailedPrecondition("the guest's file systems are frozen already"));
   // First whether the guest can: a daemon that is not there says so without freezing anything.
   Request(proto::kSnapshotCheck, kAnswerMs, [this, seconds, done](const Answer& check) {

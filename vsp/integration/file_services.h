@@ -18,7 +18,7 @@ class SnapshotService : public IntegrationService {
   explicit SnapshotService(EventLoop& loop);
   // Freezes the guest's file systems. Whatever happens, they are thawed after `seconds`: a guest
   // whose file systems stand still for long is a guest that hangs.
-  void Freeze(uint32_t seconds, std::function<void(absl::Status)> done);
+  void Freeze(uint32_t seconds, const std::function<void(absl::Status)>& done);
   // FailedPrecondition when they were not frozen, or not any more: the copy is not consistent.
   void Thaw(std::function<void(absl::Status)> done);
   [[nodiscard]] bool frozen() const { return frozen_ != 0; }
