@@ -1,5 +1,6 @@
 // Every integration service against a guest that answers properly and one that does not.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <cstring>
 #include <future>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "tests/fakes/hosted_partition.h"
+#include "vsp/integration/file_services.h"
 #include "vsp/integration/services.h"
 
 namespace partita::integration {
@@ -32,8 +34,11 @@ class IntegrationTest : public testing::Test {
       shutdown = std::make_unique<ShutdownService>(partition.loop());
       time = std::make_unique<TimeSyncService>(partition.loop(), clock);
       key_values = std::make_unique<KeyValueService>(partition.loop());
+      snapshot = std::make_unique<SnapshotService>(partition.loop());
+      file_copy = std::make_unique<FileCopyService>(partition.loop());
       for (IntegrationService* service : std::initializer_list<IntegrationService*>{
-               heartbeat.get(), shutdown.get(), time.get(), key_values.get()}) {
+               heartbeat.get(), shutdown.get(), time.get(), key_values.get(), snapshot.get(),
+               file_copy.get()}) {
         ASSERT_NE(partition.server().AddDevice(*service), 0u);
       }
     });
@@ -147,6 +152,8 @@ class IntegrationTest : public testing::Test {
   std::unique_ptr<ShutdownService> shutdown;
   std::unique_ptr<TimeSyncService> time;
   std::unique_ptr<KeyValueService> key_values;
+  std::unique_ptr<SnapshotService> snapshot;
+  std::unique_ptr<FileCopyService> file_copy;
   testing_support::HostedPartition::GuestTransport transport{partition};
   vmbus::client::Connection connection{transport};
 };
@@ -315,6 +322,148 @@ TEST_F(IntegrationTest, KeyValuePairsAreListedSetAndDeleted) {
   EXPECT_EQ(BodyAs<proto::KeyValue>(guest).operation, proto::kDelete);
   Answer(guest);
   EXPECT_TRUE(removed.get_future().get().ok());
+}
+
+TEST_F(IntegrationTest, FileSystemsAreFrozenAndThawedInTime) {
+  auto freeze = [&](uint32_t seconds) {
+    auto promise = std::make_shared<std::promise<absl::Status>>();
+    partition.OnControl([&] {
+      snapshot->Freeze(seconds, [promise](const absl::Status& s) { promise->set_value(s); });
+    });
+    return promise->get_future();
+  };
+  auto thaw = [&] {
+    auto promise = std::make_shared<std::promise<absl::Status>>();
+    partition.OnControl(
+        [&] { snapshot->Thaw([promise](const absl::Status& s) { promise->set_value(s); }); });
+    return promise->get_future();
+  };
+  Guest guest;
+  Open(guest, vmbus::kSnapshotClass);
+  EXPECT_NE(Message(freeze(10).get()).find("daemon not running"), std::string_view::npos);
+  Negotiate(guest, {5, 0});
+  AwaitReady(*snapshot);
+  auto expect = [&](uint8_t operation, uint32_t status) {
+    Receive(guest);
+    EXPECT_EQ(BodyAs<proto::Snapshot>(guest).operation, operation);
+    guest.frame.status = status;
+    Answer(guest);
+  };
+  auto cannot = freeze(10);
+  expect(proto::kSnapshotCheck, proto::kStatusFail);
+  EXPECT_FALSE(cannot.get().ok());
+  auto frozen = freeze(10);
+  expect(proto::kSnapshotCheck, 0);
+  expect(proto::kSnapshotFreeze, 0);
+  EXPECT_TRUE(frozen.get().ok());
+  EXPECT_FALSE(freeze(10).get().ok()) << "frozen already";
+  auto thawed = thaw();
+  expect(proto::kSnapshotThaw, 0);
+  EXPECT_TRUE(thawed.get().ok());
+  EXPECT_FALSE(thaw().get().ok()) << "not frozen";
+  // Half a freeze is undone.
+  auto half = freeze(10);
+  expect(proto::kSnapshotCheck, 0);
+  expect(proto::kSnapshotFreeze, proto::kStatusFail);
+  expect(proto::kSnapshotThaw, 0);
+  EXPECT_FALSE(half.get().ok());
+  // Nobody thaws: it happens by itself, and the late thaw is told so.
+  auto forgotten = freeze(1);
+  expect(proto::kSnapshotCheck, 0);
+  expect(proto::kSnapshotFreeze, 0);
+  EXPECT_TRUE(forgotten.get().ok());
+  expect(proto::kSnapshotThaw, 0);
+  EXPECT_FALSE(thaw().get().ok());
+}
+
+TEST_F(IntegrationTest, AFileIsCopiedInPieces) {
+  const UniqueFd source(memfd_create("source", MFD_CLOEXEC));
+  std::vector<uint8_t> content(proto::kCopyFragment * 2 + 100);
+  for (size_t i = 0; i < content.size(); ++i) content[i] = static_cast<uint8_t>(i * 7);
+  ASSERT_EQ(write(source.get(), content.data(), content.size()),
+            static_cast<ssize_t>(content.size()));
+  auto copy = [&](const std::string& name, const std::string& directory) {
+    auto promise = std::make_shared<std::promise<absl::StatusOr<uint64_t>>>();
+    partition.OnControl([&] {
+      FileCopyService::Job job;
+      job.source = UniqueFd(dup(source.get()));
+      job.name = name;
+      job.directory = directory;
+      job.overwrite = true;
+      file_copy->Copy(std::move(job), [promise](auto result) { promise->set_value(result); });
+    });
+    return promise->get_future();
+  };
+  Guest guest;
+  Open(guest, vmbus::kFileCopyClass);
+  Negotiate(guest, {1, 1});
+  AwaitReady(*file_copy);
+  EXPECT_FALSE(copy("a/b", "/tmp/").get().ok());
+  EXPECT_FALSE(copy("a", "tmp/").get().ok());
+  EXPECT_FALSE(copy(std::string(300, 'a'), "/tmp/").get().ok());
+  auto done = copy("name", "/tmp/");
+  EXPECT_FALSE(copy("other", "/tmp/").get().ok()) << "one at a time";
+  Receive(guest);
+  const auto start = BodyAs<proto::FileCopyStart>(guest);
+  EXPECT_EQ(start.header.operation, proto::kCopyStart);
+  EXPECT_EQ(start.flags, proto::kCopyOverwrite);
+  EXPECT_EQ(start.size_low, content.size());
+  EXPECT_EQ(start.name[0], 'n');
+  EXPECT_EQ(start.path[1], 't');
+  Answer(guest);
+  std::vector<uint8_t> got;
+  for (int i = 0; i < 3; ++i) {
+    Receive(guest);
+    ASSERT_EQ(guest.body.size(), sizeof(proto::FileCopyWrite)) << "always whole";
+    const auto piece = BodyAs<proto::FileCopyWrite>(guest);
+    EXPECT_EQ(piece.offset_low, got.size());
+    got.insert(got.end(), piece.data, piece.data + piece.size);
+    Answer(guest);
+  }
+  EXPECT_EQ(got, content);
+  Receive(guest);
+  EXPECT_EQ(BodyAs<proto::FileCopyHeader>(guest).operation, proto::kCopyComplete);
+  Answer(guest);
+  const auto bytes = done.get();
+  ASSERT_TRUE(bytes.ok());
+  EXPECT_EQ(*bytes, content.size());
+  // A guest whose disk is full: the copy is called off.
+  auto full = copy("name", "/tmp/");
+  Receive(guest);
+  Answer(guest);
+  Receive(guest);
+  guest.frame.status = proto::kStatusDiskFull;
+  Answer(guest);
+  Receive(guest);
+  EXPECT_EQ(BodyAs<proto::FileCopyHeader>(guest).operation, proto::kCopyCancel);
+  guest.frame.status = 0;
+  Answer(guest);
+  EXPECT_NE(Message(full.get().status()).find("disk is full"), std::string_view::npos);
+}
+
+TEST_F(IntegrationTest, AddressesAreAskedByTheMacAddress) {
+  Guest guest;
+  Open(guest, vmbus::kKeyValueClass);
+  Negotiate(guest, {4, 0});
+  AwaitReady(*key_values);
+  std::promise<absl::StatusOr<KeyValueService::AddressInfo>> promise;
+  partition.OnControl([&] {
+    key_values->Addresses("00:15:5D:01:02:03", [&](auto info) { promise.set_value(info); });
+  });
+  Receive(guest);
+  auto body = BodyAs<proto::IpInfo>(guest);
+  EXPECT_EQ(body.operation, proto::kGetIpInfo);
+  EXPECT_EQ(FromUtf16(body.adapter), "00:15:5D:01:02:03");
+  const auto address = ToUtf16("10.0.0.7;fe80::1");
+  std::memcpy(body.addresses, address.data(), address.size());
+  // Text without an end fills its field and no more.
+  std::memset(body.dns, 'x', sizeof(body.dns));
+  SetBody(guest, body);
+  Answer(guest);
+  const auto info = promise.get_future().get();
+  ASSERT_TRUE(info.ok());
+  EXPECT_EQ(info->addresses, "10.0.0.7;fe80::1");
+  EXPECT_LE(info->dns.size(), sizeof(body.dns) * 2);
 }
 
 // Answers to nothing, of the wrong kind, too short, with lengths that lie, before their time.
