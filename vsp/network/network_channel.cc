@@ -660,12 +660,13 @@ void NetworkChannel::ReleaseSlot(Slot& slot, uint32_t used) {
 
 void NetworkChannel::OnReceived(ReceiveSlot& received, uint32_t length) {
   auto& slot = static_cast<Slot&>(received);
-  // Cut off because it is larger than was agreed: the guest has just switched coalescing off.
-  const bool cut = length >= slot.capacity && slot.header.gso_type != kVnetGsoNone;
+  // A slot holds more than any frame of the guest's MTU: this one is longer and was cut off, or was
+  // on its way when the guest switched coalescing off.
+  const bool cut = length >= slot.capacity;
   length = std::min(length, slot.capacity);
   if (length < kEthernet || cut || stopping_ || slot.session != session_ || !adapter_.receiving() ||
       !adapter_.link_up()) {
-    if (length != 0) counters_.unwanted.Add();
+    if (length != 0) (cut ? counters_.oversize : counters_.unwanted).Add();
     return ReleaseSlot(slot, 0);
   }
   Deliver(slot, length);

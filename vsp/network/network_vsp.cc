@@ -18,6 +18,7 @@ void NetworkCounters::DescribeTo(StatSink& sink) const {
   sink.Add("network.received_large", large_received);
   sink.Add("network.dropped.no_sections", no_sections);
   sink.Add("network.dropped.unwanted", unwanted);
+  sink.Add("network.dropped.oversize", oversize);
   sink.Add("network.dropped.vlan", wrong_vlan);
   sink.Add("network.rejected.packets", bad_packets);
   sink.Add("network.rejected.frames", bad_frames);

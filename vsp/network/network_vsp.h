@@ -27,7 +27,7 @@ namespace partita::network {
 class NetworkChannel;
 
 struct NetworkCounters {
-  Counter sent, sent_bytes, send_errors, received, received_bytes, no_sections, unwanted,
+  Counter sent, sent_bytes, send_errors, received, received_bytes, no_sections, unwanted, oversize,
       large_sent, large_received;
   Counter bad_packets, bad_frames, bad_offloads, wrong_state, bad_completions, wrong_vlan;
   Counter system_calls, loop_wakes;
