@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "tests/fakes/hosted_partition.h"
+#include "vsp/integration/file_services.h"
 #include "vsp/integration/services.h"
 
 namespace {
@@ -25,6 +26,8 @@ struct Harness {
   ShutdownService shutdown{partition.loop()};
   TimeSyncService time{partition.loop(), clock};
   KeyValueService key_values{partition.loop()};
+  SnapshotService snapshot{partition.loop()};
+  FileCopyService file_copy{partition.loop()};
   static constexpr size_t kPages = 8;
   std::byte* ring = partition.Allocate(kPages * 4096);
   std::byte* buffer = partition.Allocate(8192);
@@ -32,8 +35,8 @@ struct Harness {
 
   Harness() {
     partition.OnControl([&] {
-      for (IntegrationService* service :
-           std::initializer_list<IntegrationService*>{&heartbeat, &shutdown, &time, &key_values}) {
+      for (IntegrationService* service : std::initializer_list<IntegrationService*>{
+               &heartbeat, &shutdown, &time, &key_values, &snapshot, &file_copy}) {
         if (partition.server().AddDevice(*service) == 0) abort();
       }
     });
@@ -74,8 +77,9 @@ struct Harness {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static Harness harness;
-  for (const vmbus::Guid& type : {vmbus::kHeartbeatClass, vmbus::kShutdownClass,
-                                  vmbus::kTimeSyncClass, vmbus::kKeyValueClass}) {
+  for (const vmbus::Guid& type :
+       {vmbus::kHeartbeatClass, vmbus::kShutdownClass, vmbus::kTimeSyncClass, vmbus::kKeyValueClass,
+        vmbus::kSnapshotClass, vmbus::kFileCopyClass}) {
     harness.Run(type, data, size);
   }
   return 0;
