@@ -80,15 +80,11 @@ absl::Status GuestRam::Clear() {
 bool GuestRam::Discard(uint64_t pfn, uint64_t count) {
   constexpr uint64_t kMaxPfn = machine::kMaxMemory >> (kPageShift - 2);
   if (pfn > kMaxPfn || count > kMaxPfn) return false;
-  const uint64_t gpa = pfn << kPageShift, length = count << kPageShift;
-  for (const GuestMemory::Region& region : memory_->regions()) {
-    const uint64_t offset = gpa - region.gpa;
-    if (offset >= region.size || length > region.size - offset) continue;
-    return fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                     static_cast<off_t>(region.file_offset + offset),
-                     static_cast<off_t>(length)) == 0;
-  }
-  return false;
+  const uint64_t length = count << kPageShift;
+  const std::byte* start = memory_->Range(pfn << kPageShift, length);
+  // The mapping is the whole file.
+  return start != nullptr && fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                       start - mapping_.data(), static_cast<off_t>(length)) == 0;
 }
 
 uint64_t GuestRam::AllocatedBytes() const {

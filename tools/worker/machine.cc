@@ -604,8 +604,7 @@ void Machine::Rescind(Device* device, const Answer& once) {
   }
   vmbus_->RemoveDevice(device->relid, [this, device, once] {
     if (device->disk != nullptr) FlushDisks(*device->disk);
-    if (device->disk != nullptr) device->disk->DescribeTo(retired_);
-    if (device->adapter != nullptr) device->adapter->DescribeTo(retired_);
+    device->DescribeTo(retired_);
     std::erase_if(devices_, [&](const auto& d) { return d.get() == device; });
     once(absl::OkStatus());
   });
@@ -758,10 +757,7 @@ void Machine::DescribeTo(StatSink& sink) const {
   for (const auto& [name, value] : retired_.values()) sink.Add(name, value);
   DescribeIncarnation(sink);
   if (storage_ != nullptr) storage_->DescribeTo(sink);
-  for (const auto& device : devices_) {
-    if (device->disk != nullptr) device->disk->DescribeTo(sink);
-    if (device->adapter != nullptr) device->adapter->DescribeTo(sink);
-  }
+  for (const auto& device : devices_) device->DescribeTo(sink);
   if (sockets_ != nullptr) sockets_->DescribeTo(sink);
   sink.Add("machine.resets", reset_count_);
   sink.Add("machine.first_entry_us", first_entry_us_);

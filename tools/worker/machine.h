@@ -84,6 +84,10 @@ class Machine {
     [[nodiscard]] vmbus::ChannelDevice& channel_device() const {
       return disk != nullptr ? static_cast<vmbus::ChannelDevice&>(*disk) : *adapter;
     }
+    void DescribeTo(StatSink& sink) const {
+      if (disk != nullptr) disk->DescribeTo(sink);
+      if (adapter != nullptr) adapter->DescribeTo(sink);
+    }
   };
 
   // Passes guest messages on to the VMBus of this incarnation.

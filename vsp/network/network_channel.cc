@@ -303,8 +303,7 @@ void NetworkChannel::HandleInit(const proto::Nvsp& message, uint64_t transaction
   if (known) {
     version_ = wanted;
     control_.Reset();
-    control_.SetCoalesced(version_ >= proto::kVersion6_1 &&
-                          adapter_.backend().properties().coalesced);
+    control_.SetCoalesced(CanCoalesce());
     mtu_ = 1500;
     capabilities_ = 0;
   }
@@ -335,8 +334,6 @@ void NetworkChannel::UseReceiveBuffer(const vmbus::Gpadl* gpadl, uint64_t transa
   proto::Nvsp reply{.type = proto::kSendReceiveBufferComplete, .body = {}};
   reply.body[proto::kReceiveStatus] = proto::kNvspFail;
   auto session = std::make_unique<Session>();
-  const bool large = control_.settings().coalesced ||
-                     (version_ >= proto::kVersion6_1 && adapter_.backend().properties().coalesced);
   // Whole pages, so that a section is one piece of host memory.
   const uint32_t frame = kHeadroom + mtu_ + kEthernet + kTag;
   session->section_size = (frame + kPageSize - 1) / kPageSize * kPageSize;
@@ -350,7 +347,7 @@ void NetworkChannel::UseReceiveBuffer(const vmbus::Gpadl* gpadl, uint64_t transa
   }
   const auto count = static_cast<uint32_t>(session->receive->size() / session->section_size);
   const uint32_t useful = session->section_size - kHeadroom;
-  session->sections_per_large = large ? (kLargestFrame + useful - 1) / useful : 1;
+  session->sections_per_large = CanCoalesce() ? (kLargestFrame + useful - 1) / useful : 1;
   // Half of the sections may wait for frames, half be with the guest.
   const uint32_t share = count / (2 * adapter_.options().queues);
   session->slots = std::clamp<uint32_t>(share, 1, kMaxSlots);

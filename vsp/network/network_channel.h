@@ -97,6 +97,10 @@ class NetworkChannel final : public FrameOwner {
   void HandlePacket(const vmbus::Packet& packet);
   void HandleNvsp(const vmbus::network::Nvsp& message, uint64_t transaction, bool answer);
   void HandleInit(const vmbus::network::Nvsp& message, uint64_t transaction);
+  // Guest and backend both can; whether the guest wants them now is coalesced_.
+  [[nodiscard]] bool CanCoalesce() const {
+    return version_ >= vmbus::network::kVersion6_1 && adapter_.backend().properties().coalesced;
+  }
   void HandleBuffer(const vmbus::network::Nvsp& message, uint64_t transaction);
   void UseReceiveBuffer(const vmbus::Gpadl* gpadl, uint64_t transaction);
   void UseSendBuffer(const vmbus::Gpadl* gpadl, uint64_t transaction);

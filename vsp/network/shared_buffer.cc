@@ -58,9 +58,8 @@ void SharedBuffer::MarkDirty(uint64_t offset, uint64_t length) const {
   });
 }
 
-void AppendMerged(std::vector<iovec>& out, std::byte* start, size_t bytes, size_t keep_apart) {
-  if (out.size() > keep_apart &&
-      static_cast<std::byte*>(out.back().iov_base) + out.back().iov_len == start) {
+void AppendMerged(std::vector<iovec>& out, std::byte* start, size_t bytes) {
+  if (!out.empty() && static_cast<std::byte*>(out.back().iov_base) + out.back().iov_len == start) {
     out.back().iov_len += bytes;
   } else {
     out.push_back({start, bytes});

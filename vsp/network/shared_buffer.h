@@ -40,7 +40,7 @@ class SharedBuffer {
 };
 
 // Appends `bytes` at `start` to a list, merged with what ends there.
-void AppendMerged(std::vector<iovec>& out, std::byte* start, size_t bytes, size_t keep_apart = 0);
+void AppendMerged(std::vector<iovec>& out, std::byte* start, size_t bytes);
 
 // Sections of the receive buffer that the guest does not hold. Any thread.
 class SectionPool {

@@ -218,7 +218,7 @@ class SocketConnection : public vmbus::ChannelDevice {
   // One packet to the guest. False: nothing to send, or no room.
   bool ToGuest() {
     if (fin_sent_) return false;
-    if (chunk_size_ == 0 && !chunk_ready_) {
+    if (!chunk_ready_) {
       if (to_guest_done_) {
         chunk_ready_ = true;  // FIN: a packet without data
       } else {
@@ -279,16 +279,11 @@ absl::StatusOr<std::unique_ptr<SocketHub>> SocketHub::Create(
 
 SocketHub::SocketHub(EventLoop& control, std::unique_ptr<EventLoop> loop,
                      std::function<void(uint32_t, uint64_t)> wanted)
-    : control_(control), loop_(std::move(loop)), wanted_(std::move(wanted)) {
-  thread_ = std::thread([this] {
-    pthread_setname_np(pthread_self(), "sockets");
-    loop_->Run();
-  });
-}
+    : control_(control), loop_(std::move(loop)), wanted_(std::move(wanted)) {}
 
 SocketHub::~SocketHub() {
   loop_->Stop();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void SocketHub::Forget() {
@@ -301,6 +296,12 @@ void SocketHub::Forget() {
 }
 
 void SocketHub::Offer(uint64_t id, std::unique_ptr<SocketConnection> connection) {
+  if (!thread_.joinable()) {  // most partitions never have a connection
+    thread_ = std::thread([this] {
+      pthread_setname_np(pthread_self(), "sockets");
+      loop_->Run();
+    });
+  }
   SocketConnection& offered = *connection;
   connections_[id] = std::move(connection);
   offered.relid = server_->AddDevice(offered);
