@@ -203,7 +203,9 @@ class StreamQueue final : public NetQueue {
 
   void PostReceives() override {
     Deliver();
-    if (read_.pending || broken_ || cancelled_ || filled_ == buffer_.size()) return;
+    if (read_.pending || broken_ || cancelled_) return;
+    Compact();
+    if (filled_ == buffer_.size()) return;
     io_uring_sqe* sqe = ring_.Prepare(&read_);
     if (sqe == nullptr) return;
     read_.pending = true;
@@ -308,32 +310,30 @@ class StreamQueue final : public NetQueue {
     }
     if (!waiting_.empty() && !broken_) StartWrite();
   }
-  // Hands over the whole frames that have arrived, as far as there are slots.
+  // Hands over the whole frames that have arrived, as far as there are slots. Nothing moves: a read
+  // may be under way behind them.
   void Deliver() {
-    size_t at = 0;
-    while (filled_ - at >= sizeof(uint32_t)) {
+    while (!broken_ && filled_ - start_ >= sizeof(uint32_t)) {
       uint32_t length = 0;
-      std::memcpy(&length, buffer_.data() + at, sizeof(length));
+      std::memcpy(&length, buffer_.data() + start_, sizeof(length));
       length = ntohl(length);
-      if (length > kMaxFrame) {
-        Break(-EBADMSG);
-        at = filled_;
-        break;
-      }
-      if (filled_ - at - sizeof(uint32_t) < length) break;
+      if (length > kMaxFrame) return Break(-EBADMSG);
+      if (filled_ - start_ - sizeof(uint32_t) < length) break;
       if (length > 0) {
         ReceiveSlot* slot = cancelled_ ? nullptr : owner_.TakeSlot();
         if (slot == nullptr && !cancelled_) break;
         if (slot != nullptr) {
           slot->header = {};
-          owner_.OnReceived(*slot, Fill(*slot, buffer_.data() + at + sizeof(uint32_t), length));
+          owner_.OnReceived(*slot, Fill(*slot, buffer_.data() + start_ + sizeof(uint32_t), length));
         }
       }
-      at += sizeof(uint32_t) + length;
+      start_ += sizeof(uint32_t) + length;
     }
-    if (at == 0) return;
-    std::memmove(buffer_.data(), buffer_.data() + at, filled_ - at);
-    filled_ -= at;
+  }
+  // Makes room for the next read. Only between reads: the kernel writes where the last one began.
+  void Compact() {
+    std::memmove(buffer_.data(), buffer_.data() + start_, filled_ - start_);
+    filled_ -= std::exchange(start_, 0);
   }
   static uint32_t Fill(ReceiveSlot& slot, const std::byte* bytes, uint32_t length) {
     if (length > slot.capacity) return 0;
@@ -350,7 +350,7 @@ class StreamQueue final : public NetQueue {
   IoRing& ring_;
   const int fixed_;
   std::vector<std::byte> buffer_;
-  size_t filled_ = 0;
+  size_t start_ = 0, filled_ = 0;  // what has arrived and is not handed over
   std::deque<TransmitFrame*> waiting_;
   ReadOp read_{*this};
   WriteOp write_{*this};

@@ -579,6 +579,66 @@ TEST_F(AdapterTest, AStreamThatIsCutInOddPlacesAndLies) {
   EXPECT_GT(Stats().at("network.send_errors"), 0u);
 }
 
+// A guest with no room for a frame: what has arrived waits, a read is under way behind it, and
+// frames that are handed over meanwhile move nothing under that read.
+TEST(StreamTest, FramesThatWaitForSlotsStayWhereTheyAre) {
+  struct Owner final : FrameOwner {
+    void OnSent(TransmitFrame&, bool) override {}
+    ReceiveSlot* TakeSlot() override { return slots == 0 ? nullptr : (--slots, &slot); }
+    void OnReceived(ReceiveSlot&, uint32_t length) override {
+      frames.emplace_back(memory.begin(), memory.begin() + length);
+    }
+    size_t slots = 0;
+    std::array<uint8_t, 2048> memory{};
+    ReceiveSlot slot{.iovecs = {{}, {memory.data(), memory.size()}}, .capacity = 2048};
+    std::vector<std::vector<uint8_t>> frames;
+  } owner;
+  std::array<int, 2> ends{};
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()), 0);
+  const UniqueFd wire(ends[0]);
+  auto backend = MakeStreamBackend(UniqueFd(ends[1]));
+  ASSERT_TRUE(backend.ok());
+  auto ring = IoRing::Create({.files = (*backend)->files(0), .opcodes = (*backend)->opcodes()});
+  ASSERT_TRUE(ring.ok()) << ring.status();
+  ASSERT_TRUE((*ring)->Enable().ok());
+  auto queue = (*backend)->OpenQueue(owner, **ring, 0, 0);
+  ASSERT_TRUE(queue.ok());
+
+  constexpr uint32_t kFrames = 64;
+  const auto length_of = [](uint32_t i) { return 60 + i * 13; };
+  uint32_t sent = 0;
+  const auto send = [&] {
+    std::vector<uint8_t> bytes(4 + length_of(sent), static_cast<uint8_t>(sent + 1));
+    const uint32_t length = htonl(length_of(sent++));
+    std::memcpy(bytes.data(), &length, sizeof(length));
+    ASSERT_EQ(write(wire.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+  };
+  (*queue)->PostReceives();
+  while (sent < kFrames) {
+    // Two frames come while there is no slot; each ends a read, and the next one is posted.
+    for (int i = 0; i < 2; ++i) {
+      send();
+      (*ring)->Submit(1);
+      ASSERT_EQ((*ring)->Reap(), 1u);
+      (*queue)->PostReceives();
+      (*ring)->Submit(0);
+    }
+    owner.slots = sent % 3 == 0 ? 2 : 1;
+    (*queue)->PostReceives();
+  }
+  owner.slots = kFrames;
+  (*queue)->PostReceives();
+  ASSERT_EQ(owner.frames.size(), kFrames);
+  for (uint32_t i = 0; i < kFrames; ++i) {
+    EXPECT_EQ(owner.frames[i], std::vector(length_of(i), static_cast<uint8_t>(i + 1))) << i;
+  }
+  (*queue)->Cancel();
+  while (!(*queue)->Idle()) {
+    (*ring)->Submit(1);
+    (*ring)->Reap();
+  }
+}
+
 TEST_F(AdapterTest, LinkChangesReachTheGuest) {
   Build(MakeLoopbackBackend(1));
   ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
