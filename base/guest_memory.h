@@ -19,6 +19,7 @@
 #include <optional>
 #include <span>
 #include <type_traits>
+#include <vector>
 
 namespace partita {
 
@@ -58,6 +59,8 @@ class GuestMemory {
   [[nodiscard]] std::byte* Page(uint64_t pfn) const noexcept {
     return pfn > (UINT64_MAX >> kPageShift) ? nullptr : Range(pfn << kPageShift, kPageSize);
   }
+  // The other way round: the pages that [host, host + length) lies in; none if it is not RAM.
+  void AppendPages(const void* host, size_t length, std::vector<uint64_t>& pfns) const;
   [[nodiscard]] bool Read(uint64_t gpa, std::span<std::byte> out) const noexcept;
   [[nodiscard]] bool Write(uint64_t gpa, std::span<const std::byte> data) noexcept;
 

@@ -68,6 +68,15 @@ class HostedPartition : public Interrupt, public Doorbell {
                                  memory().regions()[0].host) >>
            kPageShift;
   }
+  // The pages that transfers of a device use now.
+  std::vector<uint64_t> PagesInFlight(vmbus::ChannelDevice& device) {
+    std::promise<std::vector<uint64_t>> found;
+    OnControl([&] {
+      device.CountPages(std::make_shared<vmbus::PageCensus>(
+          *loop_, [&](std::vector<uint64_t> pfns) { found.set_value(std::move(pfns)); }));
+    });
+    return found.get_future().get();
+  }
   std::map<std::string, uint64_t> Stats() {
     StatSink sink;
     OnControl([&] { server_->DescribeTo(sink); });

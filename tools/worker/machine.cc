@@ -680,12 +680,22 @@ integration::DynamicMemory::Host Machine::MemoryHost() {
     if (region.added_later) host.add_gpa = region.gpa;
   }
   // Nothing that the host reaches by an address of the guest may go while it does.
-  host.usable = [this]() -> std::function<bool(uint64_t)> {
-    return [this, shared = vmbus_->machine().SharedPages()](uint64_t pfn) {
-      return partition_->memory().Page(pfn) != nullptr && !synic_->UsesPage(pfn) &&
-             !std::binary_search(shared.begin(), shared.end(), pfn);
-    };
-  };
+  host.find_usable =
+      [this](std::function<void(const integration::DynamicMemory::Host::Usable&)> found) {
+        auto census = std::make_shared<vmbus::PageCensus>(
+            loop_, [this, alive = std::weak_ptr<bool>(incarnation_),
+                    found = std::move(found)](const std::vector<uint64_t>& in_flight) {
+              if (alive.expired()) return;
+              const std::vector<uint64_t> shared = vmbus_->machine().SharedPages();
+              found([&](uint64_t pfn) {
+                return partition_->memory().Page(pfn) != nullptr && !synic_->UsesPage(pfn) &&
+                       !std::binary_search(shared.begin(), shared.end(), pfn) &&
+                       !std::binary_search(in_flight.begin(), in_flight.end(), pfn);
+              });
+            });
+        if (storage_ != nullptr) storage_->CountPages(census);
+        for (const auto& device : devices_) device->channel_device().CountPages(census);
+      };
   host.discard = [this](uint64_t pfn, uint64_t count) { return ram_->Discard(pfn, count); };
   host.add = [this](uint64_t gpa, uint64_t bytes) { return partition_->AddMemory(gpa, bytes); };
   return host;

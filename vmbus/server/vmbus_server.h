@@ -19,6 +19,7 @@
 #include "base/hyperv_abi.h"
 #include "base/mutex.h"
 #include "vmbus/server/channel_state_machine.h"
+#include "vmbus/server/page_census.h"
 #include "vmbus/server/server_channel.h"
 
 namespace partita::vmbus {
@@ -34,6 +35,9 @@ class ChannelDevice {
   virtual bool OnOpen(const OpenRequest& request, std::shared_ptr<ServerChannel> channel) = 0;
   // Stop touching rings and guest memory on behalf of this channel, then call `done` (any thread).
   virtual void OnClose(uint32_t relid, std::function<void()> done) = 0;
+  // Adds the guest's pages that transfers under way use, rings and GPADLs apart; may keep the
+  // census for a while.
+  virtual void CountPages(const std::shared_ptr<PageCensus>& /*census*/) {}
 };
 
 class VmbusServer : public ChannelActions {

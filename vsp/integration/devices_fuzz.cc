@@ -26,8 +26,8 @@ DynamicMemory::Host FakeHost() {
   DynamicMemory::Host host;
   host.start_pages = kPages;
   host.max_pages = 2 * kPages;
-  host.usable = []() -> std::function<bool(uint64_t)> {
-    return [](uint64_t pfn) { return pfn < kPages && pfn % 17 != 0; };
+  host.find_usable = [](const auto& found) {
+    found([](uint64_t pfn) { return pfn < kPages && pfn % 17 != 0; });
   };
   host.discard = [](uint64_t pfn, uint64_t count) {
     if (pfn >= kPages || count > kPages - pfn) abort();

@@ -72,8 +72,15 @@ class MemoryTest : public DeviceTest {
     host.start_pages = 16384;  // 64 MiB
     host.max_pages = 16384 + 65536;
     host.add_gpa = 1ull << 32;
-    host.usable = [this]() -> std::function<bool(uint64_t)> {
-      return [this](uint64_t pfn) { return pfn < 16384 && !in_use.contains(pfn); };
+    host.find_usable = [this](std::function<void(const DynamicMemory::Host::Usable&)> found) {
+      auto answer = [this, found = std::move(found)] {
+        found([this](uint64_t pfn) { return pfn < 16384 && !in_use.contains(pfn); });
+      };
+      if (hold) {
+        held.push_back(std::move(answer));
+      } else {
+        partition.loop().Post(std::move(answer));
+      }
     };
     host.discard = [this](uint64_t pfn, uint64_t count) {
       for (uint64_t i = 0; i < count; ++i) discarded.insert(pfn + i);
@@ -128,6 +135,8 @@ class MemoryTest : public DeviceTest {
     partition.OnControl([&] { memory->DescribeTo(sink); });
     return sink.values().at(name);
   }
+  bool hold = false;
+  std::vector<std::function<void()>> held;
   std::set<uint64_t> in_use, discarded;
   std::pair<uint64_t, uint64_t> added{};
   std::optional<absl::StatusOr<uint64_t>> result;
@@ -182,6 +191,68 @@ TEST_F(MemoryTest, PagesInUseAndPagesThatAreNoneAreRefusedAndGivenBack) {
   EXPECT_EQ(Receive()[0] & 0xFFFF, 6u) << "and asked for others";
   Taken({});
   EXPECT_EQ(*Result(), 64 * kMib - 10 * 4096);
+}
+
+TEST_F(MemoryTest, WhatComesWhileTheLoopsAreAskedWaits) {
+  Start();
+  hold = true;
+  Target(60);
+  EXPECT_EQ(Receive()[2], 1024u);
+  Taken({{1000, 500}}, true);
+  Taken({{2000, 300}}, true);
+  Taken({{3000, 224}});
+  Taken({{4000, 1}});  // the answer was complete
+  for (int i = 0; i < 2000 && Stat("memory.rejected") == 0; ++i) usleep(1000);
+  EXPECT_EQ(Stat("memory.rejected"), 1u);
+  partition.OnControl([&] {
+    EXPECT_EQ(held.size(), 1u) << "one at a time";
+    EXPECT_TRUE(discarded.empty());
+    in_use = {2299};
+    std::exchange(held, {}).front()();
+    EXPECT_EQ(discarded.size(), 500u);
+    ASSERT_EQ(held.size(), 1u);
+    EXPECT_FALSE(result.has_value());
+    std::exchange(held, {}).front()();
+    EXPECT_EQ(discarded.size(), 724u);
+  });
+  const auto back = Receive();
+  EXPECT_EQ(back[0] & 0xFFFF, 8u);
+  EXPECT_EQ(back[4], 2000u) << "the range that a transfer used came back";
+  EXPECT_EQ(Stat("memory.refused_pages"), 300u);
+}
+
+TEST_F(MemoryTest, MoreThanWasAskedForIsGivenBack) {
+  Start();
+  Target(60);
+  EXPECT_EQ(Receive()[2], 1024u);
+  Taken({{1000, 1000}, {3000, 100}, {4000, 24}, {5000, 1}});
+  const auto back = Receive();
+  EXPECT_EQ(back[3], 2u);
+  EXPECT_EQ(back[4], 3000u);
+  EXPECT_EQ(back[6], 5000u);
+  EXPECT_EQ(discarded.size(), 1024u);
+  SendWords(9 | 8 << 16, 4);
+  EXPECT_EQ(*Result(), 60 * kMib);
+}
+
+TEST_F(MemoryTest, AnExaminationEndsWithTheChannel) {
+  Start();
+  hold = true;
+  Target(60);
+  Receive();
+  Taken({{1000, 10}});
+  for (int i = 0; i < 2000; ++i) {
+    bool there = false;
+    partition.OnControl([&] { there = !held.empty(); });
+    if (there) break;
+    usleep(1000);
+  }
+  ASSERT_EQ(channel.Close(connection), Result::kOk);
+  partition.OnControl([&] {
+    ASSERT_EQ(held.size(), 1u);
+    held.front()();
+    EXPECT_TRUE(discarded.empty());
+  });
 }
 
 TEST_F(MemoryTest, Adds) {

@@ -60,6 +60,8 @@ uint64_t DynamicMemory::assigned_bytes() const {
 
 void DynamicMemory::OnClosed() {
   ready_ = can_balloon_ = can_add_ = false;
+  offered_.clear();
+  examination_.reset();
   Finish(Unavailable("the guest closed dynamic memory"));
 }
 
@@ -168,8 +170,10 @@ void DynamicMemory::Watch() {
 
 void DynamicMemory::Take(uint64_t pages) {
   doing_ = Doing::kTaking;
+  all_offered_ = false;
   taken_in_step_ = 0;
-  const uint32_t body[] = {static_cast<uint32_t>(std::min<uint64_t>(pages, UINT32_MAX)), 0};
+  asked_pages_ = std::min<uint64_t>(pages, UINT32_MAX);
+  const uint32_t body[] = {static_cast<uint32_t>(asked_pages_), 0};
   Send(kBalloon, std::as_bytes(std::span(body)));
   Watch();
 }
@@ -183,33 +187,59 @@ void DynamicMemory::OnTaken(std::span<const std::byte> body) {
     rejected_.Add();
     return Finish(InvalidArgument("the guest's list of pages is cut off"));
   }
-  const auto usable = host_.usable();
+  if (all_offered_ || offered_.size() + count > kMaxRemembered) return rejected_.Add();
   for (uint32_t i = 0; i < count; ++i) {
     uint64_t packed = 0;
     static_cast<void>(Load(body, 8 + size_t{i} * sizeof(packed), &packed));
     const Range range{packed & ((uint64_t{1} << 40) - 1), packed >> 40};
-    // All of it or nothing: a range is one allocation of the guest.
-    bool good = range.count > 0 && ballooned_.size() < kMaxRemembered;
-    const auto next = ballooned_.lower_bound(range.first);
-    if (next != ballooned_.end() && next->first < range.first + range.count) good = false;
-    if (next != ballooned_.begin()) {
-      const auto before = std::prev(next);
-      if (before->first + before->second > range.first) good = false;
-    }
-    for (uint64_t page = 0; good && page < range.count; ++page) good = usable(range.first + page);
-    if (good) good = host_.discard(range.first, range.count);
-    if (!good) {
-      refused_pages_.Add(range.count);
-      if (refused_.size() < kMaxRanges && range.count > 0) refused_.push_back(range);
+    // What was not asked for is not even looked at: a guest could keep this thread busy with it.
+    if (range.count > asked_pages_) {
+      Refuse(range);
       continue;
     }
-    Insert(range);
-    ballooned_pages_ += range.count;
-    taken_in_step_ += range.count;
+    asked_pages_ -= range.count;
+    offered_.push_back(range);
   }
-  if (more) return;
-  doing_ = Doing::kNothing;
-  Continue();
+  all_offered_ = !more;
+  if (examination_ == nullptr) Examine();
+}
+
+// What has been offered waits while the loops are asked what they use; what comes meanwhile waits
+// for the next round.
+void DynamicMemory::Examine() {
+  examination_ = std::make_shared<bool>(true);
+  host_.find_usable([this, wanted = std::weak_ptr<bool>(examination_),
+                     ranges = std::exchange(offered_, {})](const Host::Usable& usable) {
+    if (wanted.expired()) return;
+    examination_.reset();
+    for (const Range& range : ranges) Accept(range, usable);
+    if (!offered_.empty()) return Examine();
+    if (doing_ != Doing::kTaking || !all_offered_) return;
+    doing_ = Doing::kNothing;
+    Continue();
+  });
+}
+
+// All of it or nothing: a range is one allocation of the guest.
+void DynamicMemory::Accept(const Range& range, const Host::Usable& usable) {
+  bool good = range.count > 0 && ballooned_.size() < kMaxRemembered;
+  const auto next = ballooned_.lower_bound(range.first);
+  if (next != ballooned_.end() && next->first < range.first + range.count) good = false;
+  if (next != ballooned_.begin()) {
+    const auto before = std::prev(next);
+    if (before->first + before->second > range.first) good = false;
+  }
+  for (uint64_t page = 0; good && page < range.count; ++page) good = usable(range.first + page);
+  if (good) good = host_.discard(range.first, range.count);
+  if (!good) return Refuse(range);
+  Insert(range);
+  ballooned_pages_ += range.count;
+  taken_in_step_ += range.count;
+}
+
+void DynamicMemory::Refuse(const Range& range) {
+  refused_pages_.Add(range.count);
+  if (refused_.size() < kMaxRanges && range.count > 0) refused_.push_back(range);
 }
 
 void DynamicMemory::Insert(Range range) {

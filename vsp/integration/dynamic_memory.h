@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "vsp/integration/message_channel.h"
@@ -23,8 +24,10 @@ class DynamicMemory : public MessageChannel {
     uint64_t start_pages = 0;  // that the guest started with
     uint64_t max_pages = 0;    // that it may ever have; above start_pages: by hot add
     uint64_t add_gpa = 0;      // where memory that is added begins
-    // Whether a page is RAM of the guest and nothing of the host's rests on it.
-    std::function<std::function<bool(uint64_t pfn)>()> usable;
+    // Finds out which pages the host may have: RAM of the guest that nothing of the host's rests
+    // on and no transfer uses. Calls `found` later, or never when the machine ends.
+    using Usable = std::function<bool(uint64_t pfn)>;
+    std::function<void(std::function<void(const Usable&)> found)> find_usable;
     // Gives the pages to the host; the guest would read zeroes.
     std::function<bool(uint64_t pfn, uint64_t count)> discard;
     // Makes `bytes` at `gpa` RAM of the guest.
@@ -56,6 +59,9 @@ class DynamicMemory : public MessageChannel {
   void GiveRanges(std::vector<Range> ranges);
   void OnTaken(std::span<const std::byte> body);
   void OnAdded(std::span<const std::byte> body);
+  void Examine();
+  void Accept(const Range& range, const Host::Usable& usable);
+  void Refuse(const Range& range);
   void Insert(Range range);
   void Watch();
   void Finish(absl::Status status);
@@ -71,7 +77,12 @@ class DynamicMemory : public MessageChannel {
   std::function<void(absl::StatusOr<uint64_t>)> done_;
   std::map<uint64_t, uint64_t> ballooned_;  // first page -> count
   uint64_t ballooned_pages_ = 0, added_pages_ = 0, adding_pages_ = 0;
-  std::vector<Range> refused_;  // to be given back
+  // The guest's answer.
+  uint64_t asked_pages_ = 0;    // that it may still offer
+  std::vector<Range> offered_;  // not looked at yet
+  bool all_offered_ = false;
+  std::shared_ptr<bool> examination_;  // while the machine looks; expires when the guest closes
+  std::vector<Range> refused_;         // to be given back
   // The guest's last report, in pages.
   uint64_t available_ = 0, committed_ = 0;
   Counter reports_, refused_pages_, rejected_;

@@ -36,9 +36,14 @@ NetworkChannel::NetworkChannel(NetworkVsp& adapter, std::shared_ptr<vmbus::Serve
       counters_(adapter.counters()),
       channel_(std::move(channel)),
       primary_relid_(primary),
-      wake_event_(std::move(wake)),
+      inbox_(std::move(wake)),
       scheduling_(adapter.options().shares_cpus),
-      control_(adapter.features(), adapter.counters().control) {}
+      control_(adapter.features(), adapter.counters().control),
+      doorbell_(kDoorbellFile, [this](uint64_t count) { channel_->CountDoorbells(count); }),
+      wake_(kWakeFile, [this](uint64_t) {
+        stopping_ = stop_requested_.load();
+        inbox_.Run();
+      }) {}
 
 absl::StatusOr<std::unique_ptr<NetworkChannel>> NetworkChannel::Start(
     NetworkVsp& adapter, std::shared_ptr<vmbus::ServerChannel> channel, uint32_t primary) {
@@ -56,7 +61,7 @@ NetworkChannel::~NetworkChannel() {
 
 absl::Status NetworkChannel::Prepare() {
   const uint32_t index = channel_->identity().subchannel_index;
-  std::vector<int> files = {channel_->doorbell_fd(), wake_event_.fd()};
+  std::vector<int> files = {channel_->doorbell_fd(), inbox_.fd()};
   const auto first = static_cast<int>(files.size());
   const std::vector<int> of_queue = adapter_.backend().files(index);
   files.insert(files.end(), of_queue.begin(), of_queue.end());
@@ -74,45 +79,21 @@ void NetworkChannel::Stop(std::function<void()> done) {
   Wake();
 }
 
-void NetworkChannel::Post(std::function<void()> task) {
-  {
-    MutexLock lock(mutex_);
-    posted_.push_back(std::move(task));
-  }
-  Wake();
-}
-
-void NetworkChannel::RunPosted() {
-  std::vector<std::function<void()>> tasks;
-  {
-    MutexLock lock(mutex_);
-    tasks.swap(posted_);
-  }
-  for (const auto& task : tasks) task();
+void NetworkChannel::CountPages(std::shared_ptr<vmbus::PageCensus> census) {
+  inbox_.Post([this, census = std::move(census)] {
+    std::vector<uint64_t> pfns;
+    for (const auto& frame : frames_) {
+      if (frame->packet == nullptr) continue;
+      // The first is the backend's, and what was copied out is no guest memory.
+      for (const iovec& v : std::span(frame->iovecs).subspan(1)) {
+        channel_->memory().AppendPages(v.iov_base, v.iov_len, pfns);
+      }
+    }
+    census->Add(pfns);
+  });
 }
 
 // --- the loop ---
-
-void NetworkChannel::EventOp::OnComplete(int32_t, uint32_t) {
-  armed = false;
-  const uint64_t count = std::exchange(value, 0);
-  if (is_doorbell) {
-    channel.channel_->CountDoorbells(count);
-  } else {
-    channel.stopping_ = channel.stop_requested_.load();
-  }
-}
-
-void NetworkChannel::Arm(EventOp& op, int fixed_file) {
-  if (op.armed) return;
-  io_uring_sqe* sqe = ring_->Prepare(&op);
-  if (sqe == nullptr) return;
-  op.armed = true;
-  sqe->opcode = IORING_OP_READ;
-  sqe->fd = fixed_file;
-  sqe->addr = reinterpret_cast<uintptr_t>(&op.value);
-  sqe->len = sizeof(op.value);
-}
 
 void NetworkChannel::Check(int result) {
   if (result >= 0) return;
@@ -129,9 +110,8 @@ void NetworkChannel::ThreadMain() {
   }
   channel_->MaskDoorbell();
   while (true) {
-    Arm(wake_op_, kWakeFile);
+    wake_.Arm(*ring_);
     Refresh();
-    RunPosted();
     if (stopping_ && !std::exchange(cancelled_, true)) queue_->Cancel();
     const bool more = ring_open_ && !stopping_ && DrainRing();
     if (session_ != nullptr && !stopping_ && SettleCoalescing()) queue_->PostReceives();
@@ -144,7 +124,7 @@ void NetworkChannel::ThreadMain() {
     }
     if (stopping_ && queue_->Idle() && frames_in_flight_ == 0) break;
     // Idle. Ask for a doorbell, look once more, and only then sleep.
-    if (!stopping_) Arm(doorbell_op_, kDoorbellFile);
+    if (!stopping_) doorbell_.Arm(*ring_);
     const bool can_read = ring_open_ && !stopping_ && frames_in_flight_ < kMaxFrames;
     scheduling_.AfterWake(std::exchange(packets_of_wake_, 0));
     if (can_read && channel_->UnmaskDoorbell()) {
@@ -162,6 +142,7 @@ void NetworkChannel::ThreadMain() {
   }
   queue_.reset();
   ring_.reset();
+  inbox_.Close();
   session_.reset();
   slots_.clear();
   in_guest_.clear();
@@ -320,7 +301,7 @@ void NetworkChannel::HandleBuffer(const proto::Nvsp& message, uint64_t transacti
                       transaction](const std::shared_ptr<const vmbus::Gpadl>& gpadl) {
                        if (alive.expired())
                          return;  // both this and the end of a channel are the control thread's
-                       Post([this, receive, transaction, gpadl] {
+                       inbox_.Post([this, receive, transaction, gpadl] {
                          if (receive) {
                            UseReceiveBuffer(gpadl.get(), transaction);
                          } else {

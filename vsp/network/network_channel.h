@@ -12,12 +12,11 @@
 #include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "base/io_ring.h"
-#include "base/mutex.h"
 #include "vmbus/protocol/network_protocol.h"
 #include "vmbus/server/server_channel.h"
 #include "vsp/burst_scheduling.h"
+#include "vsp/loop_events.h"
 #include "vsp/network/network_vsp.h"
 #include "vsp/network/offload.h"
 
@@ -33,7 +32,9 @@ class NetworkChannel final : public FrameOwner {
   // thread.
   void Stop(std::function<void()> done);
   // Makes the loop look at the adapter again. Any thread.
-  void Wake() { wake_event_.Set(); }
+  void Wake() { inbox_.Wake(); }
+  // Any thread.
+  void CountPages(std::shared_ptr<vmbus::PageCensus> census);
 
   // FrameOwner
   void OnSent(TransmitFrame& frame, bool ok) override;
@@ -67,21 +68,11 @@ class NetworkChannel final : public FrameOwner {
     bool control = false;
     bool active = false;
   };
-  // The eventfd of the doorbell (or of Wake), read through the ring.
-  struct EventOp final : IoRing::Op {
-    explicit EventOp(NetworkChannel& c, bool d) : channel(c), is_doorbell(d) {}
-    void OnComplete(int32_t result, uint32_t flags) override;
-    NetworkChannel& channel;
-    const bool is_doorbell;
-    bool armed = false;
-    uint64_t value = 0;
-  };
 
   NetworkChannel(NetworkVsp& adapter, std::shared_ptr<vmbus::ServerChannel> channel,
                  uint32_t primary, EventFd wake);
   absl::Status Prepare();
   void ThreadMain();
-  void Arm(EventOp& op, int fixed_file);
   static void Check(int result);
   void Refresh();
   // What the guest wants of frames may have changed. False: reads that were posted before are not
@@ -89,9 +80,6 @@ class NetworkChannel final : public FrameOwner {
   bool SettleCoalescing();
   // Sleeps until something is there.
   void Wait();
-  // Runs what other threads have left for the loop.
-  void RunPosted();
-  void Post(std::function<void()> task);
 
   bool DrainRing();
   void HandlePacket(const vmbus::Packet& packet);
@@ -128,7 +116,7 @@ class NetworkChannel final : public FrameOwner {
   NetworkCounters& counters_;
   std::shared_ptr<vmbus::ServerChannel> channel_;
   const uint32_t primary_relid_;
-  EventFd wake_event_;
+  LoopInbox inbox_;
   std::unique_ptr<IoRing> ring_;
   std::unique_ptr<NetQueue> queue_;
   BurstScheduling scheduling_;
@@ -173,12 +161,9 @@ class NetworkChannel final : public FrameOwner {
   uint32_t packets_of_wake_ = 0;
   uint32_t frames_of_wake_ = 0;
   bool moderating_ = false;  // frames come fast: let some gather before waking for them
-  EventOp doorbell_op_{*this, true};
-  EventOp wake_op_{*this, false};
+  EventRead doorbell_, wake_;
   std::atomic<bool> stop_requested_ = false;
   std::function<void()> done_;
-  Mutex mutex_;
-  std::vector<std::function<void()>> posted_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   std::thread thread_;
 };

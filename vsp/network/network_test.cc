@@ -739,6 +739,57 @@ TEST_F(AdapterTest, HostilePackets) {
   EXPECT_EQ(grew("network.rejected.state"), 1u);
 }
 
+// Whoever takes memory from the guest is told what frames on their way out still use.
+TEST_F(AdapterTest, PagesOfFramesAreCounted) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()), 0);
+  const UniqueFd wire(ends[0]);
+  const int least = 1;  // the other end takes nothing: frames wait
+  ASSERT_EQ(setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &least, sizeof(least)), 0);
+  auto backend = MakeStreamBackend(UniqueFd(ends[1]));
+  ASSERT_TRUE(backend.ok());
+  Build(*std::move(backend));
+  ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
+  EXPECT_TRUE(partition.PagesInFlight(*adapter).empty());
+
+  constexpr size_t kPages = 15;
+  struct {
+    vmbus::GpaDirectHeader header;
+    vmbus::GpaRange range;
+    std::array<uint64_t, kPages> pfns;
+  } ranges{.header = {0, 1}, .range = {kPages * 4096, 0}, .pfns = {}};
+  std::byte* message = partition.Allocate(kPages * 4096);
+  std::vector<uint64_t> pfns(kPages);
+  std::iota(pfns.begin(), pfns.end(), partition.Pfn(message));
+  std::copy(pfns.begin(), pfns.end(), ranges.pfns.begin());
+  proto::RndisFrame frame{};
+  frame.header = {proto::kRndisPacket, kPages * 4096};
+  frame.data_offset = sizeof(frame) - proto::kRndisOffsetBase;
+  frame.data_length = kPages * 4096 - sizeof(frame);
+  std::memcpy(message, &frame, sizeof(frame));
+  proto::Nvsp rndis{.type = proto::kSendRndisPacket, .body = {}};
+  rndis.body[proto::kRndisChannel] = proto::kDataChannel;
+  rndis.body[proto::kRndisSection] = proto::kNoSection;
+  ASSERT_EQ(primary.writer().Write(vmbus::kPacketGpaDirect, vmbus::kCompletionRequested, 1,
+                                   BytesOf(ranges), BytesOf(rndis)),
+            vmbus::RingStatus::kOk);
+  primary.Commit();
+  std::vector<uint64_t> found;
+  for (int i = 0; i < 2000 && found.empty(); ++i) {
+    found = partition.PagesInFlight(*adapter);
+    if (found.empty()) usleep(1000);
+  }
+  EXPECT_EQ(found, pfns);
+  std::vector<std::byte> taken(4 + frame.data_length);
+  ASSERT_EQ(recv(wire.get(), taken.data(), taken.size(), MSG_WAITALL),
+            static_cast<ssize_t>(taken.size()));
+  for (int i = 0; i < 2000 && !found.empty(); ++i) {
+    found = partition.PagesInFlight(*adapter);
+    if (!found.empty()) usleep(1000);
+  }
+  EXPECT_TRUE(found.empty());
+}
+
 TEST_F(AdapterTest, AGuestThatNeverAnswersRunsOutOfSections) {
   Build(MakeLoopbackBackend(1));
   ASSERT_EQ(driver->Initialize(buffers), Result::kOk);

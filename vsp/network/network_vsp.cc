@@ -83,6 +83,11 @@ void NetworkVsp::OnClose(uint32_t relid, std::function<void()> done) {
   channel->Stop(std::move(done));
 }
 
+void NetworkVsp::CountPages(const std::shared_ptr<vmbus::PageCensus>& census) {
+  MutexLock lock(mutex_);
+  for (const auto& [relid, channel] : channels_) channel->CountPages(census);
+}
+
 AdapterFeatures NetworkVsp::features() const {
   const NetProperties& p = backend_->properties();
   return {.mac = options_.mac,

@@ -69,6 +69,7 @@ class NetworkVsp : public vmbus::ChannelDevice {
   bool OnOpen(const vmbus::OpenRequest& request,
               std::shared_ptr<vmbus::ServerChannel> channel) override;
   void OnClose(uint32_t relid, std::function<void()> done) override;
+  void CountPages(const std::shared_ptr<vmbus::PageCensus>& census) override;
 
   // Used by NetworkChannel, any thread.
   [[nodiscard]] const Options& options() const { return options_; }

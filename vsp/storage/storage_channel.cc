@@ -16,26 +16,31 @@ namespace {
 
 namespace proto = vmbus::storage;
 
-constexpr int kDoorbellFile = 0, kStopFile = 1;  // the disks follow
-constexpr int64_t kSpaceRetryNs = 200'000'000;
+constexpr int kDoorbellFile = 0, kWakeFile = 1;  // the disks follow
+constexpr uint64_t kSpaceRetryNs = 200'000'000;
 
 }  // namespace
 
 StorageChannel::StorageChannel(StorageVsp& controller,
                                std::shared_ptr<vmbus::ServerChannel> channel, uint32_t primary,
-                               EventFd stop)
+                               EventFd wake)
     : controller_(controller),
       counters_(controller.counters()),
       channel_(std::move(channel)),
       primary_(primary),
-      stop_event_(std::move(stop)),
-      scheduling_(controller.options().shares_cpus) {}
+      inbox_(std::move(wake)),
+      scheduling_(controller.options().shares_cpus),
+      doorbell_(kDoorbellFile, [this](uint64_t count) { channel_->CountDoorbells(count); }),
+      wake_(kWakeFile, [this](uint64_t) {
+        stopping_ = stop_requested_.load();
+        inbox_.Run();
+      }) {}
 
 absl::StatusOr<std::unique_ptr<StorageChannel>> StorageChannel::Start(
     StorageVsp& controller, std::shared_ptr<vmbus::ServerChannel> channel, uint32_t primary) {
-  ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
+  ASSIGN_OR_RETURN(EventFd wake, EventFd::Create());
   std::unique_ptr<StorageChannel> self(
-      new StorageChannel(controller, std::move(channel), primary, std::move(stop)));
+      new StorageChannel(controller, std::move(channel), primary, std::move(wake)));
   RETURN_IF_ERROR(self->Prepare());
   self->thread_ = std::thread([raw = self.get()] { raw->ThreadMain(); });
   return self;
@@ -46,7 +51,7 @@ StorageChannel::~StorageChannel() {
 }
 
 absl::Status StorageChannel::Prepare() {
-  std::vector<int> files = {channel_->doorbell_fd(), stop_event_.fd()};
+  std::vector<int> files = {channel_->doorbell_fd(), inbox_.fd()};
   std::set<uint8_t> opcodes = {IORING_OP_READ};
   std::vector<int> first_files;
   for (const auto& disk : controller_.disks()) {
@@ -69,29 +74,20 @@ absl::Status StorageChannel::Prepare() {
 void StorageChannel::Stop(std::function<void()> done) {
   done_ = std::move(done);
   stop_requested_.store(true);  // publishes `done_`
-  stop_event_.Set();
+  Wake();
+}
+
+void StorageChannel::CountPages(std::shared_ptr<vmbus::PageCensus> census) {
+  inbox_.Post([this, census = std::move(census)] {
+    // A request that is free keeps the pages of its last transfer.
+    const std::set<const Request*> idle(free_.begin(), free_.end());
+    for (const auto& request : requests_) {
+      if (!idle.contains(request.get())) census->Add(request->pfns);
+    }
+  });
 }
 
 // --- the loop ---
-
-void StorageChannel::DoorbellOp::OnComplete(int32_t, uint32_t) {
-  if (is_stop) {
-    channel.wake_armed_ = false;
-    channel.stopping_ = channel.stop_requested_.load();
-  } else {
-    channel.doorbell_armed_ = false;
-    channel.channel_->CountDoorbells(std::exchange(value, 0));
-  }
-}
-
-void StorageChannel::ArmRead(DoorbellOp& op, int fixed_file) {
-  io_uring_sqe* sqe = ring_->Prepare(&op);
-  if (sqe == nullptr) return;
-  sqe->opcode = IORING_OP_READ;
-  sqe->fd = fixed_file;
-  sqe->addr = reinterpret_cast<uintptr_t>(&op.value);
-  sqe->len = sizeof(op.value);
-}
 
 void StorageChannel::ThreadMain() {
   pthread_setname_np(pthread_self(), ("stor" + std::to_string(channel_->identity().relid)).c_str());
@@ -102,7 +98,7 @@ void StorageChannel::ThreadMain() {
   }
   channel_->MaskDoorbell();
   while (!stopping_ || in_flight_ > 0) {
-    if (!stopping_ && !std::exchange(wake_armed_, true)) ArmRead(stop_op_, kStopFile);
+    if (!stopping_) wake_.Arm(*ring_);
     if (controller_.removing() && channel_->identity().subchannel_index == 0 &&
         !std::exchange(told_removal_, true)) {
       proto::Packet packet{};
@@ -123,24 +119,21 @@ void StorageChannel::ThreadMain() {
     }
     if (stopping_ && in_flight_ == 0) break;
     // Idle, or waiting for slow I/O. Ask for a doorbell, look once more, and only then sleep.
-    if (!doorbell_armed_ && !stopping_) {
-      doorbell_armed_ = true;
-      ArmRead(doorbell_op_, kDoorbellFile);
-    }
-    const bool can_read = ring_open_ && !stopping_ && resets_.empty() &&
-                          (!free_.empty() || requests_.size() < kRequestsPerChannel);
+    if (!stopping_) doorbell_.Arm(*ring_);
+    const bool can_read = ring_open_ && !stopping_ && resets_.empty() && CanTakeRequest();
     scheduling_.AfterWake(std::exchange(packets_of_wake_, 0));
     const unsigned wait = can_read && channel_->UnmaskDoorbell() ? 0 : 1;
     counters_.loop_wakes.Add();
-    Check(ring_->Submit(wait, parked_.empty() ? 0 : kSpaceRetryNs));
+    Check(ring_->Submit(wait, NsToRetry()));
     channel_->MaskDoorbell();
     ring_->Reap();
-    if (!parked_.empty() && !stopping_) RetryParked();
+    if (!parked_.empty() && !stopping_ && MonotonicNs() >= retry_at_ns_) RetryParked();
   }
   counters_.system_calls.Add(ring_->system_calls());
   // The doorbell read is still armed in the ring; the ring goes before the eventfd it points at.
   luns_.clear();
   ring_.reset();
+  inbox_.Close();
   channel_.reset();
   done_();
 }
@@ -157,7 +150,7 @@ bool StorageChannel::DrainRing() {
   const int batch = scheduling_.gathering() ? 64 : 8;
   vmbus::Packet packet;
   for (int i = 0; i < batch; ++i) {
-    if (free_.empty() && requests_.size() >= kRequestsPerChannel) return false;
+    if (!CanTakeRequest()) return false;
     if (!resets_.empty()) return false;  // nothing starts until the reset is answered
     const vmbus::RingStatus status = channel_->Next(&packet);
     if (status == vmbus::RingStatus::kEmpty) return false;
@@ -455,19 +448,21 @@ void StorageChannel::StartNextRange(Request& request) {
   StartBlock(request);
 }
 
-// One disk may not take every request of the channel: with n busy disks each gets its part, and
-// never less than a useful queue depth.
+// What one disk may have in flight: a part for each busy disk, never less than a useful queue
+// depth, and never so much that a disk which was idle finds none left. What is over it waits in
+// memory, so that a slow disk's commands do not keep the others' in the guest's ring.
 uint32_t StorageChannel::FairShare() const {
-  constexpr uint32_t kLeast = 16;
+  constexpr uint32_t kLeast = 16, kMost = kRequestsPerChannel / 4 * 3;
+  if (luns_.size() == 1) return kRequestsPerChannel;
   const auto busy = static_cast<uint32_t>(
       std::count_if(luns_.begin(), luns_.end(), [](const Lun& l) { return l.in_flight > 0; }));
-  return std::max(kLeast, kRequestsPerChannel / std::max(1u, busy));
+  return std::clamp(kRequestsPerChannel / std::max(1u, busy), kLeast, kMost);
 }
 
 void StorageChannel::StartBlock(Request& request) {
   request.done = 0;
   Lun& lun = luns_[request.lun];
-  if (!lun.waiting.empty() || (luns_.size() > 1 && lun.in_flight >= FairShare())) {
+  if (!lun.waiting.empty() || lun.in_flight >= FairShare()) {
     lun.waiting.push_back(&request);
     return;
   }
@@ -489,6 +484,7 @@ void StorageChannel::OnBlockDone(BlockRequest& block, int error) {
       resets_.empty()) {
     // Not the guest's fault and not final: hold the write until there is room.
     counters_.parked.Add();
+    if (parked_.empty()) retry_at_ns_ = MonotonicNs() + kSpaceRetryNs;
     parked_.push_back(&request);
     if (!std::exchange(request.held, true)) controller_.SpaceWaiters(+1);
     return;
@@ -527,6 +523,13 @@ void StorageChannel::OnBlockDone(BlockRequest& block, int error) {
   const bool transfer = request.op == BlockOp::kRead || request.op == BlockOp::kWrite;
   Complete(request, kScsiGood, proto::kSrbSuccess,
            transfer ? static_cast<uint32_t>(request.length) : request.buffer_length);
+}
+
+// How long the loop may sleep; 0 is for ever.
+int64_t StorageChannel::NsToRetry() const {
+  if (parked_.empty()) return 0;
+  const uint64_t now = MonotonicNs();
+  return retry_at_ns_ > now ? static_cast<int64_t>(retry_at_ns_ - now) : 1;
 }
 
 void StorageChannel::RetryParked() {

@@ -16,6 +16,7 @@
 #include "vmbus/protocol/storage_protocol.h"
 #include "vmbus/server/server_channel.h"
 #include "vsp/burst_scheduling.h"
+#include "vsp/loop_events.h"
 #include "vsp/storage/storage_vsp.h"
 
 namespace partita::storage {
@@ -31,7 +32,9 @@ class StorageChannel final : public BlockOwner {
   void Stop(std::function<void()> done);
 
   // Makes the loop look at the controller again. Any thread.
-  void Wake() { stop_event_.Set(); }
+  void Wake() { inbox_.Wake(); }
+  // Any thread.
+  void CountPages(std::shared_ptr<vmbus::PageCensus> census);
 
   void OnBlockDone(BlockRequest& block, int error) override;
 
@@ -57,22 +60,13 @@ class StorageChannel final : public BlockOwner {
   struct Lun {
     std::unique_ptr<BlockQueue> queue;
     uint32_t in_flight = 0;
-    std::deque<Request*> waiting;  // over this disk's fair share
-  };
-  // The eventfd of the doorbell (and of Stop), read through the ring.
-  struct DoorbellOp final : IoRing::Op {
-    explicit DoorbellOp(StorageChannel& c, bool s) : channel(c), is_stop(s) {}
-    void OnComplete(int32_t result, uint32_t flags) override;
-    StorageChannel& channel;
-    const bool is_stop;
-    uint64_t value = 0;
+    std::deque<Request*> waiting;  // over this disk's share
   };
 
   StorageChannel(StorageVsp& controller, std::shared_ptr<vmbus::ServerChannel> channel,
-                 uint32_t primary, EventFd stop);
+                 uint32_t primary, EventFd wake);
   absl::Status Prepare();
   void ThreadMain();
-  void ArmRead(DoorbellOp& op, int fixed_file);
   static void Check(int result);
   // Reads packets while requests are free; false when the ring is empty or broken.
   bool DrainRing();
@@ -92,24 +86,29 @@ class StorageChannel final : public BlockOwner {
   void Complete(Request& request, uint8_t scsi_status, uint8_t srb_status, uint32_t transferred);
   void SendPacket(uint64_t transaction, const vmbus::storage::Packet& packet);
   void FlushReplies();
+  [[nodiscard]] int64_t NsToRetry() const;
   void RetryParked();
   void AbortHeld();
   void Unhold(Request& request);
   Request* TakeRequest();
   void Release(Request& request);
+  [[nodiscard]] bool CanTakeRequest() const {
+    return !free_.empty() || requests_.size() < kRequestsRead;
+  }
   [[nodiscard]] uint32_t FairShare() const;
 
   StorageVsp& controller_;
   StorageCounters& counters_;
   std::shared_ptr<vmbus::ServerChannel> channel_;
   const uint32_t primary_;
-  EventFd stop_event_;
+  LoopInbox inbox_;
   std::unique_ptr<IoRing> ring_;
   std::vector<Lun> luns_;
   std::vector<std::unique_ptr<Request>> requests_;
   std::vector<Request*> free_;
   uint32_t in_flight_ = 0;
   std::vector<Request*> parked_;  // writes that found the host's disk full
+  uint64_t retry_at_ns_ = 0;      // when they are tried again, on the monotonic clock
   struct Reply {
     uint64_t transaction;
     vmbus::storage::Packet packet;
@@ -118,14 +117,11 @@ class StorageChannel final : public BlockOwner {
   bool ring_open_ = true;      // false after corruption: nothing more is read
   std::atomic<bool> stop_requested_ = false;
   bool stopping_ = false;
-  bool doorbell_armed_ = false;
-  bool wake_armed_ = false;
   bool told_removal_ = false;
   BurstScheduling scheduling_;
   uint32_t packets_of_wake_ = 0;
   std::vector<uint64_t> resets_;  // transactions waiting for in-flight commands to end
-  DoorbellOp doorbell_op_{*this, false};
-  DoorbellOp stop_op_{*this, true};
+  EventRead doorbell_, wake_;
   std::function<void()> done_;
   std::thread thread_;
 };

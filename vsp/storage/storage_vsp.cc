@@ -61,6 +61,10 @@ void StorageVsp::OnClose(uint32_t relid, std::function<void()> done) {
   it->second->Stop(std::move(done));
 }
 
+void StorageVsp::CountPages(const std::shared_ptr<vmbus::PageCensus>& census) {
+  for (const auto& [relid, channel] : channels_) channel->CountPages(census);
+}
+
 void StorageVsp::RequestSubChannels(uint32_t primary, uint32_t count) {
   if (server_ != nullptr) server_->RequestSubChannels(primary, count);
 }

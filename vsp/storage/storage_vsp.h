@@ -25,7 +25,8 @@ class StorageChannel;
 
 inline constexpr uint32_t kMaxDisks = 64;
 inline constexpr uint32_t kMaxTransfer = 256 << 10;
-inline constexpr uint32_t kRequestsPerChannel = 512;
+inline constexpr uint32_t kRequestsPerChannel = 512;                // in flight
+inline constexpr uint32_t kRequestsRead = 2 * kRequestsPerChannel;  // with those that wait
 
 struct StorageCounters {
   Counter commands, bad_packets, bad_ranges, wrong_state, check_conditions, resets, parked;
@@ -63,6 +64,7 @@ class StorageVsp : public vmbus::ChannelDevice {
   bool OnOpen(const vmbus::OpenRequest& request,
               std::shared_ptr<vmbus::ServerChannel> channel) override;
   void OnClose(uint32_t relid, std::function<void()> done) override;
+  void CountPages(const std::shared_ptr<vmbus::PageCensus>& census) override;
 
   // Used by StorageChannel.
   [[nodiscard]] const std::vector<std::unique_ptr<ScsiDisk>>& disks() const { return disks_; }

@@ -42,9 +42,10 @@ class StorageTest : public testing::Test {
       files.emplace_back(dup(fd.get()));
       auto raw = RawFile::Create(std::move(fd), {});
       ASSERT_TRUE(raw.ok()) << raw.status();
-      storage->AddDisk(
-          std::make_unique<ScsiDisk>(std::make_unique<FaultBackend>(*std::move(raw), plan),
-                                     ScsiDisk::Identity{.serial = "1"}));
+      storage->AddDisk(std::make_unique<ScsiDisk>(
+          std::make_unique<FaultBackend>(*std::move(raw),
+                                         i == 0 ? plan : std::make_shared<FaultPlan>()),
+          ScsiDisk::Identity{.serial = "1"}));
     }
     storage->Connect(partition.server());
     partition.OnControl([&] { ASSERT_NE(partition.server().AddDevice(*storage), 0u); });
@@ -110,6 +111,11 @@ class StorageTest : public testing::Test {
   vmbus::client::Channel primary;
   std::byte* primary_ring = nullptr;
   std::unique_ptr<vsc::StorageVsc> driver;
+};
+
+class TwoDisksTest : public StorageTest {
+ protected:
+  void SetUp() override { Build(2); }
 };
 
 TEST_F(StorageTest, BytesGoThroughAndBack) {
@@ -333,6 +339,55 @@ TEST_F(StorageTest, AFullDiskHoldsWritesUntilThereIsRoom) {
     ASSERT_EQ(pread(files[0].get(), &byte, 1, static_cast<off_t>(i * 4096 + 17)), 1);
     EXPECT_EQ(byte, static_cast<char>(i + 1));
   }
+}
+
+// Whoever takes memory from the guest is told what transfers still use.
+TEST_F(StorageTest, PagesOfTransfersAreCounted) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  EXPECT_TRUE(partition.PagesInFlight(*storage).empty());
+  plan->Fail(BlockOp::kWrite, ENOSPC);
+  std::byte* buffer = partition.Allocate(8 * 4096);
+  const uint64_t first = partition.Pfn(buffer);
+  ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, true, 0, 24, buffer, 3 * 4096, 1));
+  ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, true, 80, 8, buffer + 5 * 4096, 4096, 2));
+  primary.Commit();
+  while (plan->seen.load() < 2) std::this_thread::yield();
+  EXPECT_EQ(partition.PagesInFlight(*storage),
+            (std::vector<uint64_t>{first, first + 1, first + 2, first + 5}));
+  plan->Fail(BlockOp::kWrite, 0);
+  Collect(primary, 2);
+  EXPECT_TRUE(partition.PagesInFlight(*storage).empty());
+  ASSERT_EQ(primary.Close(connection), Result::kOk);
+  EXPECT_TRUE(partition.PagesInFlight(*storage).empty()) << "a loop that has ended";
+}
+
+// A disk that answers nothing has neither all requests nor the ring.
+TEST_F(TwoDisksTest, ASlowDiskLeavesTheOtherOneItsPart) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  plan->Fail(BlockOp::kWrite, ENOSPC);  // the first disk's writes stay with the controller
+  std::byte* buffer = partition.Allocate(2 * 4096);
+  constexpr uint64_t kFlood = 700;  // more than a channel has in flight
+  for (uint64_t i = 0; i < kFlood; ++i) {
+    while (!driver->SubmitReadWrite(primary, 0, true, i * 8, 8, buffer, 4096, i + 1)) {
+      primary.Commit();
+      std::this_thread::yield();
+    }
+  }
+  primary.Commit();
+  for (uint64_t i = 0; i < 100; ++i) {
+    ASSERT_TRUE(
+        driver->SubmitReadWrite(primary, 1, i % 2 == 0, i * 8, 8, buffer + 4096, 4096, 10000 + i));
+    primary.Commit();
+    const auto done = Collect(primary, 1);
+    ASSERT_EQ(done.size(), 1u);
+    EXPECT_EQ(done[0].tag, 10000 + i);
+    EXPECT_TRUE(done[0].ok);
+  }
+  EXPECT_LT(plan->seen.load(), uint64_t{kRequestsPerChannel});
+  plan->Fail(BlockOp::kWrite, 0);
+  std::set<uint64_t> tags;
+  for (const Completion& c : Collect(primary, kFlood)) tags.insert(c.tag);
+  EXPECT_EQ(tags.size(), kFlood);
 }
 
 // A reset is answered only when every command in flight has ended, each exactly once.
