@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "vsp/guest_buffer.h"
 
 namespace partita::network {
 namespace {
@@ -116,7 +117,7 @@ void NetworkChannel::ThreadMain() {
     const bool more = ring_open_ && !stopping_ && DrainRing();
     if (session_ != nullptr && !stopping_ && SettleCoalescing()) queue_->PostReceives();
     FlushIndications();
-    FlushReplies();
+    replies_.Flush(*channel_);
     channel_->Commit();
     if (more || ring_->queued() > 0) {
       Check(ring_->Submit(0));
@@ -125,7 +126,7 @@ void NetworkChannel::ThreadMain() {
     if (stopping_ && queue_->Idle() && frames_in_flight_ == 0) break;
     // Idle. Ask for a doorbell, look once more, and only then sleep.
     if (!stopping_) doorbell_.Arm(*ring_);
-    const bool can_read = ring_open_ && !stopping_ && frames_in_flight_ < kMaxFrames;
+    const bool can_read = ring_open_ && !stopping_ && CanTakePacket();
     scheduling_.AfterWake(std::exchange(packets_of_wake_, 0));
     if (can_read && channel_->UnmaskDoorbell()) {
       channel_->MaskDoorbell();
@@ -199,7 +200,7 @@ bool NetworkChannel::DrainRing() {
   const int batch = scheduling_.gathering() ? 128 : 16;
   vmbus::Packet packet;
   for (int i = 0; i < batch; ++i) {
-    if (frames_in_flight_ >= kMaxFrames) return false;
+    if (!CanTakePacket()) return false;
     const vmbus::RingStatus status = channel_->Next(&packet);
     if (status == vmbus::RingStatus::kEmpty) return false;
     if (status != vmbus::RingStatus::kOk) {
@@ -387,32 +388,14 @@ bool NetworkChannel::Gather(const vmbus::Packet& packet, const proto::Nvsp& mess
     stream_length_ = bytes;
   }
   if (packet.descriptor.type != vmbus::kPacketGpaDirect) return stream_length_ > 0;
-  vmbus::GpaDirectHeader header{};
-  std::span<const std::byte> rest = packet.headers;
-  if (rest.size() < sizeof(header)) return false;
-  std::memcpy(&header, rest.data(), sizeof(header));
-  rest = rest.subspan(sizeof(header));
-  for (uint32_t i = 0; i < header.range_count; ++i) {
+  GuestBufferReader reader(packet.headers);
+  for (uint32_t i = 0; i < reader.ranges(); ++i) {
     vmbus::GpaRange range{};
-    if (rest.size() < sizeof(range)) return false;
-    std::memcpy(&range, rest.data(), sizeof(range));
-    rest = rest.subspan(sizeof(range));
-    const uint64_t pages =
-        (uint64_t{range.byte_offset} + range.byte_count + kPageSize - 1) / kPageSize;
-    if (range.byte_offset >= kPageSize || rest.size() / sizeof(uint64_t) < pages) return false;
-    uint32_t left = range.byte_count, offset = range.byte_offset;
-    for (uint64_t page = 0; page < pages; ++page) {
-      uint64_t pfn = 0;
-      std::memcpy(&pfn, rest.data() + page * sizeof(pfn), sizeof(pfn));
-      std::byte* start = channel_->memory().Page(pfn);
-      if (start == nullptr) return false;
-      const uint32_t part = std::min<uint32_t>(left, static_cast<uint32_t>(kPageSize) - offset);
-      AppendMerged(stream_, start + offset, part);
-      left -= part;
-      offset = 0;
+    if (!reader.Next(&range) ||
+        !reader.Map(channel_->memory(), range, range.byte_count, stream_, nullptr)) {
+      return false;
     }
     stream_length_ += range.byte_count;
-    rest = rest.subspan(pages * sizeof(uint64_t));
   }
   return stream_length_ > 0;
 }
@@ -828,26 +811,7 @@ void NetworkChannel::HandleCompletion(uint64_t transaction) {
 }
 
 void NetworkChannel::Answer(uint64_t transaction, const proto::Nvsp& message) {
-  if (replies_.empty()) {
-    const auto status = channel_->Send(vmbus::kPacketCompletion, 0, transaction,
-                                       std::as_bytes(std::span(&message, 1)));
-    if (status != vmbus::RingStatus::kFull) return;
-  }
-  replies_.push_back({transaction, message});
-}
-
-void NetworkChannel::FlushReplies() {
-  while (!replies_.empty()) {
-    const Reply& reply = replies_.front();
-    const auto status = channel_->Send(vmbus::kPacketCompletion, 0, reply.transaction,
-                                       std::as_bytes(std::span(&reply.message, 1)));
-    if (status == vmbus::RingStatus::kFull) {
-      channel_->Commit();
-      if (channel_->RequestRoom(sizeof(reply.message))) return;  // a doorbell will tell
-      continue;
-    }
-    replies_.pop_front();
-  }
+  replies_.Send(*channel_, transaction, message);
 }
 
 }  // namespace partita::network

@@ -19,6 +19,7 @@
 #include "vsp/loop_events.h"
 #include "vsp/network/network_vsp.h"
 #include "vsp/network/offload.h"
+#include "vsp/reply_queue.h"
 
 namespace partita::network {
 
@@ -109,7 +110,10 @@ class NetworkChannel final : public FrameOwner {
   void ReleaseSlot(Slot& slot, uint32_t used);
   void FlushIndications();
   void Answer(uint64_t transaction, const vmbus::network::Nvsp& message);
-  void FlushReplies();
+  // Answers that wait go first.
+  [[nodiscard]] bool CanTakePacket() const {
+    return replies_.empty() && frames_in_flight_ < kMaxFrames;
+  }
   [[nodiscard]] bool primary() const { return channel_->identity().subchannel_index == 0; }
 
   NetworkVsp& adapter_;
@@ -151,11 +155,7 @@ class NetworkChannel final : public FrameOwner {
   std::deque<Indication> queued_;     // the outgoing ring was full
   std::vector<Indication> in_guest_;  // by transaction id - 1
   std::vector<uint32_t> free_ids_;
-  struct Reply {
-    uint64_t transaction;
-    vmbus::network::Nvsp message;
-  };
-  std::deque<Reply> replies_;
+  ReplyQueue<vmbus::network::Nvsp> replies_;
   bool ring_open_ = true;
   bool stopping_ = false, cancelled_ = false;
   uint32_t packets_of_wake_ = 0;

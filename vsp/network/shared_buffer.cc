@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "vsp/guest_buffer.h"
+
 namespace partita::network {
 
 std::unique_ptr<SharedBuffer> SharedBuffer::Create(GuestMemory& memory,
@@ -56,14 +58,6 @@ void SharedBuffer::MarkDirty(uint64_t offset, uint64_t length) const {
   Each(offset, length, [&](uint64_t page, uint64_t at, uint64_t part) {
     memory_.MarkDirty((pfns_[page] << kPageShift) + at, part);
   });
-}
-
-void AppendMerged(std::vector<iovec>& out, std::byte* start, size_t bytes) {
-  if (!out.empty() && static_cast<std::byte*>(out.back().iov_base) + out.back().iov_len == start) {
-    out.back().iov_len += bytes;
-  } else {
-    out.push_back({start, bytes});
-  }
 }
 
 }  // namespace partita::network

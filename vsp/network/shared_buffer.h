@@ -39,9 +39,6 @@ class SharedBuffer {
   uint64_t size_ = 0;
 };
 
-// Appends `bytes` at `start` to a list, merged with what ends there.
-void AppendMerged(std::vector<iovec>& out, std::byte* start, size_t bytes);
-
 // Sections of the receive buffer that the guest does not hold. Any thread.
 class SectionPool {
  public:

@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/monotonic.h"
+#include "vsp/guest_buffer.h"
 
 namespace partita::storage {
 namespace {
@@ -109,7 +110,7 @@ void StorageChannel::ThreadMain() {
     }
     if (stopping_) AbortHeld();
     const bool more = ring_open_ && !stopping_ && DrainRing();
-    FlushReplies();
+    replies_.Flush(*channel_);
     channel_->Commit();
     // First without sleeping and without asking for a doorbell: what the page cache answers is done
     // when this returns, and the guest meanwhile queues on without an exit.
@@ -120,7 +121,7 @@ void StorageChannel::ThreadMain() {
     if (stopping_ && in_flight_ == 0) break;
     // Idle, or waiting for slow I/O. Ask for a doorbell, look once more, and only then sleep.
     if (!stopping_) doorbell_.Arm(*ring_);
-    const bool can_read = ring_open_ && !stopping_ && resets_.empty() && CanTakeRequest();
+    const bool can_read = ring_open_ && !stopping_ && CanTakePacket();
     scheduling_.AfterWake(std::exchange(packets_of_wake_, 0));
     const unsigned wait = can_read && channel_->UnmaskDoorbell() ? 0 : 1;
     counters_.loop_wakes.Add();
@@ -150,8 +151,7 @@ bool StorageChannel::DrainRing() {
   const int batch = scheduling_.gathering() ? 64 : 8;
   vmbus::Packet packet;
   for (int i = 0; i < batch; ++i) {
-    if (!CanTakeRequest()) return false;
-    if (!resets_.empty()) return false;  // nothing starts until the reset is answered
+    if (!CanTakePacket()) return false;
     const vmbus::RingStatus status = channel_->Next(&packet);
     if (status == vmbus::RingStatus::kEmpty) return false;
     if (status != vmbus::RingStatus::kOk) {
@@ -176,7 +176,7 @@ void StorageChannel::HandlePacket(const vmbus::Packet& packet) {
     if ((packet.descriptor.flags & vmbus::kCompletionRequested) != 0) {
       body.operation = proto::kCompleteIo;
       body.status = proto::kStatusInvalidParameter;
-      SendPacket(packet.descriptor.transaction_id, body);
+      replies_.Send(*channel_, packet.descriptor.transaction_id, body);
     }
     return;
   }
@@ -241,7 +241,7 @@ void StorageChannel::HandleControl(const proto::Packet& packet, uint64_t transac
       reply.status = proto::kStatusInvalidParameter;
       break;
   }
-  SendPacket(transaction, reply);
+  replies_.Send(*channel_, transaction, reply);
 }
 
 void StorageChannel::Reset(uint64_t transaction) {
@@ -269,7 +269,8 @@ void StorageChannel::FinishReset() {
   if (in_flight_ > 0) return;
   proto::Packet reply{};
   reply.operation = proto::kCompleteIo;
-  for (const uint64_t transaction : std::exchange(resets_, {})) SendPacket(transaction, reply);
+  for (const uint64_t transaction : std::exchange(resets_, {}))
+    replies_.Send(*channel_, transaction, reply);
 }
 
 // --- commands ---
@@ -346,41 +347,15 @@ void StorageChannel::HandleSrb(const vmbus::Packet& packet, const proto::Packet&
 bool StorageChannel::MapBuffer(const vmbus::Packet& packet, Request& request) {
   const uint32_t claimed = request.packet.srb.data_length;
   if (packet.descriptor.type == vmbus::kPacketInBand) return claimed == 0;
-  vmbus::GpaDirectHeader header{};
+  GuestBufferReader reader(packet.headers);
   vmbus::GpaRange range{};
-  if (packet.headers.size() < sizeof(header) + sizeof(range)) return false;
-  std::memcpy(&header, packet.headers.data(), sizeof(header));
-  std::memcpy(&range, packet.headers.data() + sizeof(header), sizeof(range));
-  const auto pfns = packet.headers.subspan(sizeof(header) + sizeof(range));
-  if (header.range_count != 1 || range.byte_offset >= kPageSize ||
-      range.byte_count > kMaxTransfer + kPageSize) {
+  if (reader.ranges() != 1 || !reader.Next(&range) || range.byte_count > kMaxTransfer + kPageSize) {
     return false;
   }
-  const size_t pages = (size_t{range.byte_offset} + range.byte_count + kPageSize - 1) / kPageSize;
-  if (pfns.size() < pages * sizeof(uint64_t)) return false;
-  uint32_t left = std::min(range.byte_count, claimed);
   request.buffer_offset = range.byte_offset;
-  request.buffer_length = left;
-  uint32_t offset = range.byte_offset;
-  for (size_t i = 0; left > 0; ++i) {
-    uint64_t pfn = 0;
-    std::memcpy(&pfn, pfns.data() + i * sizeof(pfn), sizeof(pfn));
-    std::byte* page = channel_->memory().Page(pfn);
-    if (page == nullptr) return false;
-    request.pfns.push_back(pfn);
-    const auto chunk = std::min(left, static_cast<uint32_t>(kPageSize) - offset);
-    std::byte* start = page + offset;
-    if (!request.buffer.empty() &&
-        static_cast<std::byte*>(request.buffer.back().iov_base) + request.buffer.back().iov_len ==
-            start) {
-      request.buffer.back().iov_len += chunk;
-    } else {
-      request.buffer.push_back({start, chunk});
-    }
-    left -= chunk;
-    offset = 0;
-  }
-  return true;
+  request.buffer_length = std::min(range.byte_count, claimed);
+  return reader.Map(channel_->memory(), range, request.buffer_length, request.buffer,
+                    &request.pfns);
 }
 
 void StorageChannel::Run(Request& request, const ScsiDisk& disk) {
@@ -586,31 +561,8 @@ void StorageChannel::Complete(Request& request, uint8_t scsi_status, uint8_t srb
   packet.srb.data_length = transferred;
   if ((srb_status & proto::kSrbAutosenseValid) == 0) packet.srb.sense_length = 0;
   counters_.latency_ns.Record(MonotonicNs() - request.started_ns);
-  SendPacket(request.transaction, packet);
+  replies_.Send(*channel_, request.transaction, packet);
   Release(request);
-}
-
-void StorageChannel::SendPacket(uint64_t transaction, const proto::Packet& packet) {
-  if (replies_.empty()) {
-    const auto status = channel_->Send(vmbus::kPacketCompletion, 0, transaction,
-                                       std::as_bytes(std::span(&packet, 1)));
-    if (status != vmbus::RingStatus::kFull) return;
-  }
-  replies_.push_back({transaction, packet});
-}
-
-void StorageChannel::FlushReplies() {
-  while (!replies_.empty()) {
-    const Reply& reply = replies_.front();
-    const auto status = channel_->Send(vmbus::kPacketCompletion, 0, reply.transaction,
-                                       std::as_bytes(std::span(&reply.packet, 1)));
-    if (status == vmbus::RingStatus::kFull) {
-      channel_->Commit();
-      if (channel_->RequestRoom(sizeof(reply.packet))) return;  // a doorbell will tell
-      continue;
-    }
-    replies_.pop_front();
-  }
 }
 
 }  // namespace partita::storage

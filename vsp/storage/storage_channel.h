@@ -17,6 +17,7 @@
 #include "vmbus/server/server_channel.h"
 #include "vsp/burst_scheduling.h"
 #include "vsp/loop_events.h"
+#include "vsp/reply_queue.h"
 #include "vsp/storage/storage_vsp.h"
 
 namespace partita::storage {
@@ -84,16 +85,16 @@ class StorageChannel final : public BlockOwner {
   void Answer(Request& request, std::span<const uint8_t> data);
   void CheckCondition(Request& request, Sense sense);
   void Complete(Request& request, uint8_t scsi_status, uint8_t srb_status, uint32_t transferred);
-  void SendPacket(uint64_t transaction, const vmbus::storage::Packet& packet);
-  void FlushReplies();
   [[nodiscard]] int64_t NsToRetry() const;
   void RetryParked();
   void AbortHeld();
   void Unhold(Request& request);
   Request* TakeRequest();
   void Release(Request& request);
-  [[nodiscard]] bool CanTakeRequest() const {
-    return !free_.empty() || requests_.size() < kRequestsRead;
+  // Nothing starts until a reset is answered, and answers that wait go first.
+  [[nodiscard]] bool CanTakePacket() const {
+    return resets_.empty() && replies_.empty() &&
+           (!free_.empty() || requests_.size() < kRequestsRead);
   }
   [[nodiscard]] uint32_t FairShare() const;
 
@@ -109,12 +110,8 @@ class StorageChannel final : public BlockOwner {
   uint32_t in_flight_ = 0;
   std::vector<Request*> parked_;  // writes that found the host's disk full
   uint64_t retry_at_ns_ = 0;      // when they are tried again, on the monotonic clock
-  struct Reply {
-    uint64_t transaction;
-    vmbus::storage::Packet packet;
-  };
-  std::deque<Reply> replies_;  // the outgoing ring was full
-  bool ring_open_ = true;      // false after corruption: nothing more is read
+  ReplyQueue<vmbus::storage::Packet> replies_;
+  bool ring_open_ = true;  // false after corruption: nothing more is read
   std::atomic<bool> stop_requested_ = false;
   bool stopping_ = false;
   bool told_removal_ = false;

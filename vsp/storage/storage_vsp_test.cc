@@ -390,6 +390,32 @@ TEST_F(TwoDisksTest, ASlowDiskLeavesTheOtherOneItsPart) {
   EXPECT_EQ(tags.size(), kFlood);
 }
 
+// Packets are taken as long as their answers find room: a guest that reads none costs no memory.
+TEST_F(StorageTest, AGuestThatReadsNoAnswersIsNotReadEither) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  vmbus::storage::Packet packet{};
+  packet.operation = vmbus::storage::kQueryProtocolVersion;
+  packet.version.version = vmbus::storage::kVersion6_2;
+  size_t sent = 0, full = 0;
+  while (full < 100 && sent < 20000) {
+    if (primary.writer().Write(vmbus::kPacketInBand, 1, sent + 1, {},
+                               std::as_bytes(std::span(&packet, 1))) == RingStatus::kOk) {
+      ++sent;
+      full = 0;
+    } else {
+      ++full;
+      usleep(1000);
+    }
+    primary.Commit();
+  }
+  EXPECT_LT(sent, 3000u) << "two rings hold about a thousand each";
+  const auto all = Collect(primary, sent);
+  ASSERT_EQ(all.size(), sent);
+  for (size_t i = 0; i < sent; ++i) EXPECT_EQ(all[i].tag, i + 1);
+  std::byte* buffer = partition.Allocate(4096);
+  EXPECT_TRUE(Command({0x28, 0, 0, 0, 0, 0, 0, 0, 8}, buffer, 4096).ok);
+}
+
 // A reset is answered only when every command in flight has ended, each exactly once.
 TEST_F(StorageTest, ResetWith256InFlight) {
   ASSERT_EQ(driver->Initialize(), Result::kOk);
