@@ -1,6 +1,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <net/if.h>
 #include <sys/ioctl.h>
 
 #include <algorithm>
@@ -38,14 +39,30 @@ struct CancelOp final : IoRing::Op {
 
 // --- TAP ---
 
+// Whether the kernel may steer frames to this queue of a TAP that has several. What is detached
+// holds no frames.
+absl::Status AttachQueue(int fd, bool attach) {
+  ifreq request{};
+  request.ifr_flags = attach ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE;
+  if (ioctl(fd, TUNSETQUEUE, &request) == 0) return absl::OkStatus();
+  return SystemError(attach ? "attaching a TAP's queue" : "detaching a TAP's queue");
+}
+
 class TapQueue final : public NetQueue {
  public:
   // Reads in one chain. A chain is linked, so that one of them waits for a frame and the rest
   // follow without a system call or a wait of their own.
   static constexpr size_t kChain = 32;
 
-  TapQueue(FrameOwner& owner, IoRing& ring, int fixed, int fd)
-      : owner_(owner), ring_(ring), fixed_(fixed), fd_(fd) {}
+  // `detach`: the queue goes with its channel.
+  TapQueue(FrameOwner& owner, IoRing& ring, int fixed, int fd, bool detach)
+      : owner_(owner), ring_(ring), fixed_(fixed), fd_(fd), detach_(detach) {}
+  ~TapQueue() override {
+    if (!detach_) return;
+    if (const absl::Status status = AttachQueue(fd_, false); !status.ok()) {
+      LogLimited("network: " + std::string(Message(status)));
+    }
+  }
 
   void Send(TransmitFrame& frame) override {
     SendOp* op = TakeSendOp();
@@ -153,6 +170,7 @@ class TapQueue final : public NetQueue {
   FrameOwner& owner_;
   IoRing& ring_;
   const int fixed_, fd_;
+  const bool detach_;
   std::vector<std::unique_ptr<SendOp>> send_ops_;
   std::vector<SendOp*> free_sends_;
   std::array<ReadOp, kChain> read_ops_;
@@ -178,7 +196,9 @@ class TapBackend final : public NetBackend {
   }
   absl::StatusOr<std::unique_ptr<NetQueue>> OpenQueue(FrameOwner& owner, IoRing& ring,
                                                       uint32_t index, int first) override {
-    return std::make_unique<TapQueue>(owner, ring, first, queues_[index].get());
+    // The first queue always stays: frames that come while the guest starts have a place to wait.
+    if (index > 0) RETURN_IF_ERROR(AttachQueue(queues_[index].get(), true));
+    return std::make_unique<TapQueue>(owner, ring, first, queues_[index].get(), index > 0);
   }
 
  private:
@@ -454,6 +474,10 @@ absl::StatusOr<std::unique_ptr<NetBackend>> MakeTapBackend(std::vector<UniqueFd>
     if (ioctl(fd.get(), TUNSETVNETHDRSZ, &size) != 0 || ioctl(fd.get(), TUNSETOFFLOAD, 0) != 0) {
       return SystemError("a TAP that has no virtio-net header");
     }
+  }
+  // A guest may use fewer channels than there are queues; nobody reads the others'.
+  for (size_t i = 1; i < queues.size(); ++i) {
+    RETURN_IF_ERROR(AttachQueue(queues[i].get(), false));
   }
   return std::make_unique<TapBackend>(std::move(queues));
 }
