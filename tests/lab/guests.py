@@ -113,7 +113,7 @@ class Guest:
         self.notes.flush()
         said = self.console.text if self.console is not None else ""
         with open(self.notes.name) as file:
-            return "%s: %s\n%s\n%s" % (self.name, what, said[-2000:], file.read()[-2000:])
+            return "%s: %s\n%s\n%s" % (self.name, what, said[-8000:], file.read()[-2000:])
 
     def wait_for(self, wanted, limit=BOOT_LIMIT):
         """Reads the console until `wanted` comes; returns what came before."""
