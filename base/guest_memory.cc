@@ -27,11 +27,11 @@ bool GuestMemory::Write(uint64_t gpa, std::span<const std::byte> data) noexcept 
 }
 
 void GuestMemory::AppendPages(const void* host, size_t length, std::vector<uint64_t>& pfns) const {
-  const auto* start = static_cast<const std::byte*>(host);
+  if (length == 0) return;
   for (const Region& region : regions()) {
     const auto offset =
-        reinterpret_cast<uintptr_t>(start) - reinterpret_cast<uintptr_t>(region.host);
-    if (length == 0 || offset >= region.size || length > region.size - offset) continue;
+        reinterpret_cast<uintptr_t>(host) - reinterpret_cast<uintptr_t>(region.host);
+    if (offset >= region.size || length > region.size - offset) continue;
     const uint64_t last = (region.gpa + offset + length - 1) >> kPageShift;
     for (uint64_t pfn = (region.gpa + offset) >> kPageShift; pfn <= last; ++pfn)
       pfns.push_back(pfn);

@@ -15,43 +15,6 @@
 
 namespace partita {
 
-// Tasks for a loop. Any thread, unless it says otherwise.
-class LoopInbox {
- public:
-  explicit LoopInbox(EventFd wake) : wake_(std::move(wake)) {}
-
-  // Becomes readable by Wake and Post; the loop waits for it.
-  [[nodiscard]] int fd() const { return wake_.fd(); }
-  void Wake() const { wake_.Set(); }
-  // Runs `task` on the loop, unless the loop ends first: then it is destroyed, here or there.
-  void Post(std::function<void()> task) {
-    {
-      MutexLock lock(mutex_);
-      if (closed_) return;
-      tasks_.push_back(std::move(task));
-    }
-    Wake();
-  }
-  // The loop: runs what is there.
-  void Run() {
-    for (const auto& task : Take(false)) task();
-  }
-  // The loop, at its end.
-  void Close() { static_cast<void>(Take(true)); }
-
- private:
-  std::vector<std::function<void()>> Take(bool close) {
-    MutexLock lock(mutex_);
-    closed_ = closed_ || close;
-    return std::exchange(tasks_, {});
-  }
-
-  EventFd wake_;
-  Mutex mutex_;
-  std::vector<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
-  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
-};
-
 // A read of an eventfd, one at a time. Belongs to the loop; lives longer than the ring.
 class EventRead final : public IoRing::Op {
  public:
@@ -80,6 +43,46 @@ class EventRead final : public IoRing::Op {
   const std::function<void(uint64_t)> arrived_;
   bool armed_ = false;
   uint64_t count_ = 0;
+};
+
+// Tasks for a loop. Any thread, unless it says otherwise.
+class LoopInbox {
+ public:
+  // The loop's ring has fd() as `fixed_file`.
+  LoopInbox(EventFd wake, int fixed_file)
+      : wake_(std::move(wake)), read_(fixed_file, [this](uint64_t) { Run(); }) {}
+
+  [[nodiscard]] int fd() const { return wake_.fd(); }
+  // The loop, before it waits: Wake and Post end the wait, and Reap runs the tasks.
+  void Arm(IoRing& ring) { read_.Arm(ring); }
+  void Wake() const { wake_.Set(); }
+  // Runs `task` on the loop, unless the loop ends first: then it is destroyed, here or there.
+  void Post(std::function<void()> task) {
+    {
+      MutexLock lock(mutex_);
+      if (closed_) return;
+      tasks_.push_back(std::move(task));
+    }
+    Wake();
+  }
+  // The loop, at its end.
+  void Close() { static_cast<void>(Take(true)); }
+
+ private:
+  void Run() {
+    for (const auto& task : Take(false)) task();
+  }
+  std::vector<std::function<void()>> Take(bool close) {
+    MutexLock lock(mutex_);
+    closed_ = closed_ || close;
+    return std::exchange(tasks_, {});
+  }
+
+  EventFd wake_;
+  EventRead read_;
+  Mutex mutex_;
+  std::vector<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace partita

@@ -172,6 +172,24 @@ class HostedPartition : public Interrupt, public Doorbell {
   uint64_t activity_ = 0;
 };
 
+// A guest that reads no answers: writes packets by `write` until the ring has been full for a
+// while, or `most` of them. How many went in.
+template <typename Write>
+size_t FillRing(vmbus::client::Channel& channel, size_t most, Write write) {
+  size_t sent = 0;
+  for (int full = 0; full < 100 && sent < most;) {
+    if (write(sent) == vmbus::RingStatus::kOk) {
+      ++sent;
+      full = 0;
+    } else {
+      ++full;
+      usleep(1000);
+    }
+    channel.Commit();
+  }
+  return sent;
+}
+
 }  // namespace partita::testing_support
 
 #endif  // PARTITA_TESTS_FAKES_HOSTED_PARTITION_H_

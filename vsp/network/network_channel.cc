@@ -37,14 +37,10 @@ NetworkChannel::NetworkChannel(NetworkVsp& adapter, std::shared_ptr<vmbus::Serve
       counters_(adapter.counters()),
       channel_(std::move(channel)),
       primary_relid_(primary),
-      inbox_(std::move(wake)),
+      inbox_(std::move(wake), kWakeFile),
       scheduling_(adapter.options().shares_cpus),
       control_(adapter.features(), adapter.counters().control),
-      doorbell_(kDoorbellFile, [this](uint64_t count) { channel_->CountDoorbells(count); }),
-      wake_(kWakeFile, [this](uint64_t) {
-        stopping_ = stop_requested_.load();
-        inbox_.Run();
-      }) {}
+      doorbell_(kDoorbellFile, [this](uint64_t count) { channel_->CountDoorbells(count); }) {}
 
 absl::StatusOr<std::unique_ptr<NetworkChannel>> NetworkChannel::Start(
     NetworkVsp& adapter, std::shared_ptr<vmbus::ServerChannel> channel, uint32_t primary) {
@@ -75,9 +71,10 @@ absl::Status NetworkChannel::Prepare() {
 }
 
 void NetworkChannel::Stop(std::function<void()> done) {
-  done_ = std::move(done);
-  stop_requested_.store(true);  // publishes `done_`
-  Wake();
+  inbox_.Post([this, done = std::move(done)]() mutable {
+    done_ = std::move(done);
+    stopping_ = true;
+  });
 }
 
 void NetworkChannel::CountPages(std::shared_ptr<vmbus::PageCensus> census) {
@@ -111,7 +108,7 @@ void NetworkChannel::ThreadMain() {
   }
   channel_->MaskDoorbell();
   while (true) {
-    wake_.Arm(*ring_);
+    inbox_.Arm(*ring_);
     Refresh();
     if (stopping_ && !std::exchange(cancelled_, true)) queue_->Cancel();
     const bool more = ring_open_ && !stopping_ && DrainRing();

@@ -3,7 +3,6 @@
 #define PARTITA_VSP_NETWORK_NETWORK_CHANNEL_H_
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -161,8 +160,7 @@ class NetworkChannel final : public FrameOwner {
   uint32_t packets_of_wake_ = 0;
   uint32_t frames_of_wake_ = 0;
   bool moderating_ = false;  // frames come fast: let some gather before waking for them
-  EventRead doorbell_, wake_;
-  std::atomic<bool> stop_requested_ = false;
+  EventRead doorbell_;
   std::function<void()> done_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   std::thread thread_;

@@ -794,19 +794,11 @@ TEST_F(AdapterTest, PagesOfFramesAreCounted) {
 TEST_F(AdapterTest, AGuestThatReadsNoAnswersIsNotReadEither) {
   Build(MakeLoopbackBackend(1));
   ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
-  size_t sent = 0, full = 0;
-  while (full < 100 && sent < 50000) {
-    const proto::Nvsp nonsense{.type = 4711, .body = {}};
-    if (primary.writer().Write(vmbus::kPacketInBand, vmbus::kCompletionRequested, 7, {},
-                               BytesOf(nonsense)) == vmbus::RingStatus::kOk) {
-      ++sent;
-      full = 0;
-    } else {
-      ++full;
-      usleep(1000);
-    }
-    primary.Commit();
-  }
+  const proto::Nvsp nonsense{.type = 4711, .body = {}};
+  const size_t sent = testing_support::FillRing(primary, 50000, [&](size_t) {
+    return primary.writer().Write(vmbus::kPacketInBand, vmbus::kCompletionRequested, 7, {},
+                                  BytesOf(nonsense));
+  });
   EXPECT_LT(sent, 10000u) << "two rings hold about three thousand each";
   vmbus::Packet packet;
   for (size_t i = 0; i < sent;) {

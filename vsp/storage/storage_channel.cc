@@ -29,13 +29,9 @@ StorageChannel::StorageChannel(StorageVsp& controller,
       counters_(controller.counters()),
       channel_(std::move(channel)),
       primary_(primary),
-      inbox_(std::move(wake)),
+      inbox_(std::move(wake), kWakeFile),
       scheduling_(controller.options().shares_cpus),
-      doorbell_(kDoorbellFile, [this](uint64_t count) { channel_->CountDoorbells(count); }),
-      wake_(kWakeFile, [this](uint64_t) {
-        stopping_ = stop_requested_.load();
-        inbox_.Run();
-      }) {}
+      doorbell_(kDoorbellFile, [this](uint64_t count) { channel_->CountDoorbells(count); }) {}
 
 absl::StatusOr<std::unique_ptr<StorageChannel>> StorageChannel::Start(
     StorageVsp& controller, std::shared_ptr<vmbus::ServerChannel> channel, uint32_t primary) {
@@ -73,9 +69,10 @@ absl::Status StorageChannel::Prepare() {
 }
 
 void StorageChannel::Stop(std::function<void()> done) {
-  done_ = std::move(done);
-  stop_requested_.store(true);  // publishes `done_`
-  Wake();
+  inbox_.Post([this, done = std::move(done)]() mutable {
+    done_ = std::move(done);
+    stopping_ = true;
+  });
 }
 
 void StorageChannel::CountPages(std::shared_ptr<vmbus::PageCensus> census) {
@@ -99,7 +96,7 @@ void StorageChannel::ThreadMain() {
   }
   channel_->MaskDoorbell();
   while (!stopping_ || in_flight_ > 0) {
-    if (!stopping_) wake_.Arm(*ring_);
+    if (!stopping_) inbox_.Arm(*ring_);
     if (controller_.removing() && channel_->identity().subchannel_index == 0 &&
         !std::exchange(told_removal_, true)) {
       proto::Packet packet{};

@@ -3,7 +3,6 @@
 #define PARTITA_VSP_STORAGE_STORAGE_CHANNEL_H_
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -112,13 +111,12 @@ class StorageChannel final : public BlockOwner {
   uint64_t retry_at_ns_ = 0;      // when they are tried again, on the monotonic clock
   ReplyQueue<vmbus::storage::Packet> replies_;
   bool ring_open_ = true;  // false after corruption: nothing more is read
-  std::atomic<bool> stop_requested_ = false;
   bool stopping_ = false;
   bool told_removal_ = false;
   BurstScheduling scheduling_;
   uint32_t packets_of_wake_ = 0;
   std::vector<uint64_t> resets_;  // transactions waiting for in-flight commands to end
-  EventRead doorbell_, wake_;
+  EventRead doorbell_;
   std::function<void()> done_;
   std::thread thread_;
 };

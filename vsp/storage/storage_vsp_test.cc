@@ -396,18 +396,10 @@ TEST_F(StorageTest, AGuestThatReadsNoAnswersIsNotReadEither) {
   vmbus::storage::Packet packet{};
   packet.operation = vmbus::storage::kQueryProtocolVersion;
   packet.version.version = vmbus::storage::kVersion6_2;
-  size_t sent = 0, full = 0;
-  while (full < 100 && sent < 20000) {
-    if (primary.writer().Write(vmbus::kPacketInBand, 1, sent + 1, {},
-                               std::as_bytes(std::span(&packet, 1))) == RingStatus::kOk) {
-      ++sent;
-      full = 0;
-    } else {
-      ++full;
-      usleep(1000);
-    }
-    primary.Commit();
-  }
+  const size_t sent = testing_support::FillRing(primary, 20000, [&](size_t i) {
+    return primary.writer().Write(vmbus::kPacketInBand, 1, i + 1, {},
+                                  std::as_bytes(std::span(&packet, 1)));
+  });
   EXPECT_LT(sent, 3000u) << "two rings hold about a thousand each";
   const auto all = Collect(primary, sent);
   ASSERT_EQ(all.size(), sent);
