@@ -3,6 +3,7 @@
 #include <ctime>
 #include <utility>
 
+#include "base/monotonic.h"
 #include "partition/boot/acpi.h"
 #include "partition/hypervisor/cpuid.h"
 #include "partition/machine.h"
@@ -55,6 +56,7 @@ absl::Status Partition::AddMemory(uint64_t gpa, uint64_t bytes) {
 
 absl::Status Partition::CreateVps(int kvm_fd) {
   ASSIGN_OR_RETURN(const CpuidTable supported, SupportedCpuid(kvm_fd));
+  const bool enforce_pv = ProbeKvm(kvm_fd).enforce_pv_cpuid;
   const bool kernel = options_.synic == SynicKind::kKernel;
   const CpuidTable hyperv = kernel ? SupportedHypervCpuid(kvm_fd) : CpuidTable{};
   const CpuidOptions cpuid = {.synic = options_.synic,
@@ -69,21 +71,49 @@ absl::Status Partition::CreateVps(int kvm_fd) {
       RETURN_IF_ERROR(vcpu->EnableCap(KVM_CAP_HYPERV_ENFORCE_CPUID, 1,
                                       "asking KVM to enforce the Hyper-V CPUID leaves"));
     }
-    if (i == 0) RETURN_IF_ERROR(clock_.Start(*vcpu));
+    if (enforce_pv) {
+      RETURN_IF_ERROR(vcpu->EnableCap(KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1,
+                                      "keeping KVM's paravirtual MSRs from the guest"));
+    }
+    RETURN_IF_ERROR(SetFirmwareMsrs(*vcpu));
+    if (i == 0) RETURN_IF_ERROR(StartClock(*vcpu));
     const int host_cpu = i < options_.affinity.size() ? options_.affinity[i] : -1;
     vps_.push_back(std::make_unique<VirtualProcessor>(std::move(vcpu), *this, host_cpu));
   }
   return absl::OkStatus();
 }
 
+// Without these Linux switches fast string operations off (Intel) and leaves PAT off (everywhere).
+// Intel SDM volume 4, IA32_MISC_ENABLE and IA32_MTRR_DEF_TYPE: all memory is write-back unless page
+// tables say otherwise; no range registers are needed, because a device lives in memory nowhere.
+absl::Status Partition::SetFirmwareMsrs(const KvmVcpu& vcpu) {
+  constexpr uint32_t kMiscEnable = 0x1A0, kMtrrDefType = 0x2FF;
+  constexpr uint64_t kFastStrings = 1, kMtrrEnable = 1 << 11, kWriteBack = 6;
+  ASSIGN_OR_RETURN(const uint64_t misc, vcpu.GetMsr(kMiscEnable));
+  RETURN_IF_ERROR(vcpu.SetMsr(kMiscEnable, misc | kFastStrings));
+  return vcpu.SetMsr(kMtrrDefType, kMtrrEnable | kWriteBack);
+}
+
+absl::Status Partition::StartClock(const KvmVcpu& boot_vcpu) {
+  if (options_.synic == SynicKind::kUser && options_.reference_tsc) {
+    return clock_.FollowTsc(boot_vcpu);
+  }
+  if (options_.synic == SynicKind::kKernel) {  // KVM counts from the creation of the VM
+    clock_.FollowHost([vm = vm_.get()] { return vm->ClockNs(); }, 0);
+  } else {
+    clock_.FollowHost(MonotonicNs, MonotonicNs());
+  }
+  return clock_.ReadFrequency(boot_vcpu);
+}
+
 absl::Status Partition::Connect(SynicPort& synic, GuestMessageSink& sink) {
   synic_ = &synic;
   for (const auto& vp : vps_) RETURN_IF_ERROR(synic.AttachVp(vp->vcpu()));
   msrs_ = std::make_unique<SyntheticMsrs>(
-      memory(), clock_, synic, options_.reference_tsc,
-      SyntheticMsrs::Events{.crash = events_.crash, .reset = [this] {
-                              events_.end(EndReason::kReset, "reset through the Hyper-V MSR");
-                            }});
+      memory(), clock_, synic, SyntheticMsrs::Events{.crash = events_.crash, .reset = [this] {
+                                                       events_.end(EndReason::kReset,
+                                                                   "reset through the Hyper-V MSR");
+                                                     }});
   hypercalls_ = std::make_unique<Hypercalls>(memory(), sink);
   return absl::OkStatus();
 }

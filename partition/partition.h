@@ -32,6 +32,7 @@ namespace partita {
 struct PartitionOptions {
   uint32_t vp_count = 1;
   SynicKind synic = SynicKind::kUser;
+  // The host trusts its TSC: the reference clock may follow it. Otherwise it follows the host's.
   bool reference_tsc = true;
   // Kernel backend: the host's KVM cannot virtualise the local APIC in hardware, so that every EOI
   // would be an exit. The guest is told to use the VP assist page, by which KVM takes most EOIs
@@ -81,6 +82,9 @@ class Partition : public VpExitHandler {
  private:
   Partition(GuestRam& ram, PartitionOptions options, Events events);
   absl::Status CreateVps(int kvm_fd);
+  // What a processor's firmware would have set.
+  static absl::Status SetFirmwareMsrs(const KvmVcpu& vcpu);
+  absl::Status StartClock(const KvmVcpu& boot_vcpu);
   absl::Status SetEntry(const BootEntry& entry);
 
   GuestRam& ram_;

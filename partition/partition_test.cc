@@ -18,6 +18,7 @@
 #include "partition/hypervisor/cpuid.h"
 #include "partition/hypervisor/hypercall_page.h"
 #include "partition/hypervisor/hypercalls.h"
+#include "partition/hypervisor/reference_clock.h"
 #include "partition/machine.h"
 #include "partition/memory/guest_ram.h"
 
@@ -114,6 +115,23 @@ TEST(Cpuid, NoLeafOfKvmSurvivesAndTheTopologyIsCoherent) {
     }
   }
   EXPECT_EQ(at_interface, 1);
+}
+
+// --- reference clock ---
+
+// Where the host does not trust its TSC neither may the guest: the clock is the host's, and the
+// reference TSC page says so.
+TEST(ReferenceClock, FollowsTheHostAndMarksThePageInvalid) {
+  uint64_t now = 5'000'000'000;
+  ReferenceClock clock;
+  clock.FollowHost([&now] { return now; }, now);
+  EXPECT_EQ(clock.ReferenceTime(), 0u);
+  now += 1'000'000'000;
+  EXPECT_EQ(clock.ReferenceTime(), 10'000'000u);
+  EXPECT_EQ(clock.ReferenceTime(), 10'000'000u);  // whatever the TSC did meanwhile
+  EXPECT_EQ(clock.Page().sequence, 0u);
+  EXPECT_EQ(clock.NanosecondsUntil(10'000'005), 500u);
+  EXPECT_EQ(clock.NanosecondsUntil(9'000'000), 0u);
 }
 
 // --- hypercalls ---

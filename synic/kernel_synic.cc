@@ -12,23 +12,12 @@
 namespace partita {
 namespace {
 
-// GSIs 0..23 belong to the I/O APIC and the PICs, whose default routes we have to repeat because a
-// routing table is always replaced whole.
-constexpr uint32_t kIoApicPins = 24;
-constexpr uint32_t kPicPins = 16;
-constexpr uint32_t kFirstSintGsi = kIoApicPins;
+constexpr uint32_t kFirstSintGsi = KvmVm::kIoApicPins;
 
 class KernelSynic : public Synic {
  public:
   KernelSynic(KvmVm& vm, GuestMemory& memory, EventLoop& loop)
-      : Synic(memory), vm_(vm), loop_(loop) {
-    for (uint32_t pin = 0; pin < kIoApicPins; ++pin) {
-      if (pin < kPicPins) {
-        AddChipRoute(pin, pin < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, pin % 8);
-      }
-      AddChipRoute(pin, KVM_IRQCHIP_IOAPIC, pin);
-    }
-  }
+      : Synic(memory), vm_(vm), loop_(loop), routes_(KvmVm::IoApicRoutes()) {}
   ~KernelSynic() override {
     for (const auto& base : vps_) {
       const auto& vp = static_cast<const KernelVp&>(*base);
@@ -90,14 +79,6 @@ class KernelSynic : public Synic {
     bool wanted = false;   // under the mutex: a message waits
     bool watched = false;  // control thread only
   };
-
-  void AddChipRoute(uint32_t gsi, uint32_t chip, uint32_t pin) {
-    kvm_irq_routing_entry& route = routes_.emplace_back();
-    route.gsi = gsi;
-    route.type = KVM_IRQ_ROUTING_IRQCHIP;
-    route.u.irqchip.irqchip = chip;
-    route.u.irqchip.pin = pin;
-  }
 
   void Raise(Vp& base, uint32_t sint) override {
     if (sint != hv::kVmbusSint) {

@@ -1,5 +1,6 @@
-// Hypercalls that reach user space. One table: code, handler, where it is described. Inputs come
-// from the guest; the memory-based form is copied once. Called on VP threads; must not block.
+// Hypercalls that reach user space: posted messages, and signals that no eventfd took. One table of
+// codes and handlers. Inputs come from the guest; the memory-based form is copied once. Called on
+// VP threads; must not block.
 #ifndef PARTITA_PARTITION_HYPERVISOR_HYPERCALLS_H_
 #define PARTITA_PARTITION_HYPERVISOR_HYPERCALLS_H_
 

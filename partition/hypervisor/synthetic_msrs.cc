@@ -39,12 +39,8 @@ const SyntheticMsrs::Row SyntheticMsrs::kTable[] = {
 };
 
 SyntheticMsrs::SyntheticMsrs(GuestMemory& memory, ReferenceClock& clock, SynicPort& synic,
-                             bool reference_tsc, Events events)
-    : memory_(memory),
-      clock_(clock),
-      synic_(synic),
-      reference_tsc_enabled_(reference_tsc),
-      events_(std::move(events)) {}
+                             Events events)
+    : memory_(memory), clock_(clock), synic_(synic), events_(std::move(events)) {}
 
 bool SyntheticMsrs::Read(uint32_t vp, uint32_t msr, uint64_t* value) {
   reads_.Add();
@@ -98,12 +94,12 @@ bool SyntheticMsrs::WriteReferenceTsc(uint32_t, uint32_t, uint64_t value) {
   if ((value & hv::kMsrPageEnable) != 0) {
     const uint64_t gpa = value & hv::kMsrPageMask;
     hv::ReferenceTscPage page = clock_.Page();
-    if (!reference_tsc_enabled_) page.sequence = 0;
     // The page is filled while its sequence says "invalid", then made valid.
     const uint32_t sequence = std::exchange(page.sequence, 0);
     if (!memory_.Store(gpa, page)) return false;
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (!memory_.Store(gpa, sequence)) return false;
+    auto& published = *reinterpret_cast<uint32_t*>(memory_.Range(gpa, sizeof(sequence)));
+    std::atomic_ref<uint32_t>(published).store(sequence);
+    memory_.MarkDirty(gpa, sizeof(sequence));
   }
   reference_tsc_ = value;
   return true;

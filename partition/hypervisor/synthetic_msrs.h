@@ -1,5 +1,6 @@
 // Synthetic MSRs that leave KVM: all of 0x40000000..0x400001FF in the user SynIC backend, the crash
-// MSRs in the kernel backend. One table of ranges with their owner. Called on VP threads.
+// MSRs in the kernel backend. One table of ranges and their handlers; what it does not list gets
+// #GP. Called on VP threads.
 #ifndef PARTITA_PARTITION_HYPERVISOR_SYNTHETIC_MSRS_H_
 #define PARTITA_PARTITION_HYPERVISOR_SYNTHETIC_MSRS_H_
 
@@ -33,8 +34,7 @@ class SyntheticMsrs {
     std::function<void(CrashReport)> crash;
     std::function<void()> reset;
   };
-  SyntheticMsrs(GuestMemory& memory, ReferenceClock& clock, SynicPort& synic, bool reference_tsc,
-                Events events);
+  SyntheticMsrs(GuestMemory& memory, ReferenceClock& clock, SynicPort& synic, Events events);
 
   // False: the guest gets #GP.
   bool Read(uint32_t vp, uint32_t msr, uint64_t* value);
@@ -60,7 +60,6 @@ class SyntheticMsrs {
   GuestMemory& memory_;
   ReferenceClock& clock_;
   SynicPort& synic_;
-  const bool reference_tsc_enabled_;
   const Events events_;
   Mutex mutex_;
   uint64_t guest_os_id_ ABSL_GUARDED_BY(mutex_) = 0;

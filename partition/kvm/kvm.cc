@@ -72,6 +72,7 @@ KvmCapabilities ProbeKvm(int kvm_fd) {
   caps.hyperv_time = has(KVM_CAP_HYPERV_TIME);
   caps.tsc_khz = has(KVM_CAP_GET_TSC_KHZ);
   caps.dirty_ring = has(KVM_CAP_DIRTY_LOG_RING);
+  caps.enforce_pv_cpuid = has(KVM_CAP_ENFORCE_PV_FEATURE_CPUID);
   caps.max_vcpus = check(KVM_CAP_MAX_VCPUS);
   caps.max_memslots = check(KVM_CAP_NR_MEMSLOTS);
   return caps;
@@ -159,7 +160,37 @@ absl::StatusOr<std::unique_ptr<KvmVm>> KvmVm::Create(int kvm_fd) {
   if (ioctl(vm->fd(), KVM_CREATE_IRQCHIP, 0) != 0) {
     return SystemError("creating the in-kernel interrupt chip");
   }
+  RETURN_IF_ERROR(vm->DisconnectPics());
   return vm;
+}
+
+// KVM starts both 8259s unmasked, routed, with vectors from 0, and the boot processor's local APIC
+// open to them: the first serial interrupt of a guest that uses the I/O APIC would be vector 4.
+absl::Status KvmVm::DisconnectPics() const {
+  for (const uint32_t id : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE}) {
+    kvm_irqchip chip{};
+    chip.chip_id = id;
+    if (ioctl(fd_.get(), KVM_GET_IRQCHIP, &chip) != 0) return SystemError("reading an 8259");
+    chip.chip.pic.imr = 0xFF;
+    if (ioctl(fd_.get(), KVM_SET_IRQCHIP, &chip) != 0) return SystemError("masking an 8259");
+  }
+  return SetRouting(IoApicRoutes());
+}
+
+std::vector<kvm_irq_routing_entry> KvmVm::IoApicRoutes() {
+  std::vector<kvm_irq_routing_entry> routes(kIoApicPins);
+  for (uint32_t pin = 0; pin < kIoApicPins; ++pin) {
+    routes[pin].gsi = pin;
+    routes[pin].type = KVM_IRQ_ROUTING_IRQCHIP;
+    routes[pin].u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+    routes[pin].u.irqchip.pin = pin;
+  }
+  return routes;
+}
+
+uint64_t KvmVm::ClockNs() const {
+  kvm_clock_data data{};
+  return ioctl(fd_.get(), KVM_GET_CLOCK, &data) == 0 ? data.clock : 0;
 }
 
 absl::Status KvmVm::SetMemory(uint32_t slot, uint64_t gpa, uint64_t size, void* host) const {

@@ -23,7 +23,7 @@ struct KvmCapabilities {
   bool hyperv = false, hyperv_synic2 = false, hyperv_vp_index = false, hyperv_eventfd = false;
   bool hyperv_tlbflush = false, hyperv_send_ipi = false, hyperv_enforce_cpuid = false;
   bool hyperv_cpuid = false, hyperv_time = false;
-  bool tsc_khz = false, dirty_ring = false;
+  bool tsc_khz = false, dirty_ring = false, enforce_pv_cpuid = false;
   int max_vcpus = 0;
   int max_memslots = 0;
 
@@ -73,7 +73,8 @@ class KvmVcpu {
 
 class KvmVm {
  public:
-  // Creates the VM with its in-kernel interrupt chip. KVM binds it to the calling process.
+  // Creates the VM with its in-kernel interrupt chip. KVM binds it to the calling process. This
+  // machine has no 8259: both are masked and nothing is routed to them.
   static absl::StatusOr<std::unique_ptr<KvmVm>> Create(int kvm_fd);
 
   absl::Status SetMemory(uint32_t slot, uint64_t gpa, uint64_t size, void* host) const;
@@ -89,13 +90,20 @@ class KvmVm {
   absl::Status BindPort(uint16_t port, int event_fd, bool bind) const;
   absl::Status BindHypervConnection(uint32_t connection_id, int event_fd, bool bind) const;
   absl::Status BindIrqfd(uint32_t gsi, int event_fd, int resample_fd) const;
+  // GSIs 0 to 23 lead to the pins of the I/O APIC. KVM takes a routing table whole, so whoever adds
+  // routes begins with these.
+  static constexpr uint32_t kIoApicPins = 24;
+  static std::vector<kvm_irq_routing_entry> IoApicRoutes();
   absl::Status SetRouting(std::span<const kvm_irq_routing_entry> entries) const;
   void SetIrqLine(uint32_t gsi, bool level) const;
   // Edge interrupt `vector`, fixed delivery, to the local APIC with `apic_id`. False if refused.
   [[nodiscard]] bool SignalMsi(uint32_t apic_id, uint8_t vector) const;
+  // KVM's own clock of this VM in nanoseconds, the one its Hyper-V emulation counts by.
+  [[nodiscard]] uint64_t ClockNs() const;
   [[nodiscard]] int fd() const { return fd_.get(); }
 
  private:
+  absl::Status DisconnectPics() const;
   explicit KvmVm(UniqueFd fd, size_t run_size) : fd_(std::move(fd)), run_size_(run_size) {}
   UniqueFd fd_;
   size_t run_size_;

@@ -21,7 +21,8 @@ enum Syscall : uint64_t {
   kSysWait = 4,         // (seen): returns once this VP's interrupt count differs from `seen`
   kSysStartVp = 5,      // (vp, function, argument)
   kSysTryWriteMsr = 6,  // (msr, value): 0 if the MSR refused it
-  kSysCpuid = 7,  // (leaf, uint32_t[4]): EAX, EBX, ECX, EDX; some hosts do not trap it in ring 3
+  // (leaf, uint32_t[4], index): EAX, EBX, ECX, EDX; some hosts do not trap it in ring 3
+  kSysCpuid = 7,
 };
 
 // At the base of each VP's kernel stack; the interrupt stub increments the first word.

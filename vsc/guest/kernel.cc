@@ -217,7 +217,7 @@ uint64_t kernel_syscall(uint64_t number, uint64_t a, uint64_t b, uint64_t c) {
       auto* out = reinterpret_cast<uint32_t*>(b);
       asm volatile("cpuid"
                    : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
-                   : "a"(static_cast<uint32_t>(a)), "c"(0));
+                   : "a"(static_cast<uint32_t>(a)), "c"(static_cast<uint32_t>(c)));
       return 0;
     }
     case kSysStartVp:

@@ -7,10 +7,12 @@
 //   memory  touches the first and last MiB of guest RAM
 //   hello   reports what it found
 //   registers  reports CPUID leaves and synthetic MSRs as they are at the start
+//   platform   reports the machine below VMBus
 //   hostile    does everything wrong that a guest can do, then shows that the disk still answers
 #include <atomic>
 
 #include "vsc/guest/hostile.h"
+#include "vsc/guest/platform.h"
 #include "vsc/guest/runtime.h"
 #include "vsc/network_vsc.h"
 #include "vsc/storage_vsc.h"
@@ -571,6 +573,8 @@ void UserMain(uint64_t) {
     RunNetwork();
   } else if (kind == "hostile") {
     RunHostile();
+  } else if (kind == "platform") {
+    ReportPlatform();
   } else if (kind == "registers") {
     ReportRegisters();
   } else if (kind != "hello") {
