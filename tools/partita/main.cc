@@ -59,7 +59,10 @@ void AddRun(CLI::App& root, RunOptions& o) {
   run->add_option("--kernel", o.kernel, "Kernel: a bzImage or an ELF vmlinux");
   run->add_option("--initrd", o.initrd, "Initial RAM disk");
   run->add_option("--cmdline", o.command_line, "Kernel command line");
-  run->add_option("--name", o.name, "Name; device identities derive from it")
+  run->add_option(
+         "--name", o.name,
+         "Name; the identities and addresses of its devices derive from it. Without one they "
+         "are new\nin each run")
       ->capture_default_str();
   run->add_option("--memory", o.memory,
                   "RAM: SIZE[,pages=4k|thp|2m][,max=SIZE], SIZE like 512M or 2G. Memory up to max "
@@ -74,9 +77,10 @@ void AddRun(CLI::App& root, RunOptions& o) {
                   "record= keeps every write and flush for a test of power cuts")
       ->take_all()
       ->allow_extra_args(false);
-  run->add_option("--net", o.nets,
-                  "tap=NAME|bridge=NAME|user|none[,mac=XX:..][,queues=N][,vlan=N]; repeat for "
-                  "more\nadapters. user needs no privilege (NAT by passt)")
+  run->add_option(
+         "--net", o.nets,
+         "tap=NAME|bridge=NAME|user|none[,mac=XX:..][,queues=N][,vlan=N][,map-gw=on]; repeat for "
+         "more\nadapters. user needs no privilege (NAT by passt)")
       ->take_all()
       ->allow_extra_args(false);
   run->add_option("--queues", o.queues, "Channels of the SCSI controller (default: one per VP)")

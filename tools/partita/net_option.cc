@@ -53,6 +53,14 @@ absl::StatusOr<uint32_t> ParseNumber(std::string_view text, const char* what, ui
   return value;
 }
 
+absl::StatusOr<bool> ParseSwitch(std::string_view text, const char* what) {
+  if (text == "on") return true;
+  if (text == "off") return false;
+  std::string message(what);
+  message += "= takes on or off";
+  return InvalidArgument(message);
+}
+
 absl::StatusOr<ifreq> RequestFor(const std::string& name) {
   ifreq request{};
   if (name.size() >= sizeof(request.ifr_name)) {
@@ -144,6 +152,10 @@ absl::StatusOr<std::vector<UniqueFd>> OpenOnBridge(const NetOption& option, uint
   ASSIGN_OR_RETURN(ifreq request, RequestFor("partita%d"));
   ASSIGN_OR_RETURN(std::vector<UniqueFd> fds, OpenQueues(request, queues));
   const UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  // A bridge is as wide as its narrowest port.
+  if (ioctl(socket.get(), SIOCGIFMTU, &bridge) != 0) return InterfaceError("the bridge's MTU");
+  request.ifr_mtu = bridge.ifr_mtu;
+  if (ioctl(socket.get(), SIOCSIFMTU, &request) != 0) return InterfaceError("a new TAP's MTU");
   bridge.ifr_ifindex = static_cast<int>(if_nametoindex(request.ifr_name));
   if (ioctl(socket.get(), SIOCBRADDIF, &bridge) != 0) {
     return InterfaceError("adding a port to the bridge " + option.name);
@@ -154,7 +166,7 @@ absl::StatusOr<std::vector<UniqueFd>> OpenOnBridge(const NetOption& option, uint
   return fds;
 }
 
-absl::StatusOr<std::vector<UniqueFd>> OpenUser() {
+absl::StatusOr<std::vector<UniqueFd>> OpenUser(const NetOption& option) {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
     return SystemError("creating passt's socket pair");
@@ -172,7 +184,9 @@ absl::StatusOr<std::vector<UniqueFd>> OpenUser() {
   sigemptyset(&none);
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-  const char* arguments[] = {"passt", "--fd", "3", "--quiet", nullptr};
+  // By itself passt makes of the gateway's address the host's 127.0.0.1.
+  const char* arguments[] = {
+      "passt", "--fd", "3", "--quiet", option.map_gateway ? nullptr : "--no-map-gw", nullptr};
   pid_t pid = 0;
   const int error = posix_spawnp(&pid, "passt", &actions, &attributes,
                                  const_cast<char* const*>(arguments), environ);
@@ -228,9 +242,12 @@ absl::StatusOr<NetOption> ParseNetOption(std::string_view text) {
     } else if (word.starts_with("vlan=")) {
       ASSIGN_OR_RETURN(const uint32_t vlan, ParseNumber(word.substr(5), "vlan", 4094));
       option.vlan = static_cast<uint16_t>(vlan);
+    } else if (word.starts_with("map-gw=")) {
+      if (option.kind != Kind::kUser) return InvalidArgument("map-gw= belongs to --net user");
+      ASSIGN_OR_RETURN(option.map_gateway, ParseSwitch(word.substr(7), "map-gw"));
     } else {
       return InvalidArgument("--net does not know '" + std::string(word) +
-                             "'; it takes mac=, queues= and vlan=");
+                             "'; it takes mac=, queues=, vlan= and map-gw=");
     }
   }
   return option;
@@ -244,7 +261,7 @@ absl::StatusOr<std::vector<UniqueFd>> OpenNet(const NetOption& option, uint32_t*
       return OpenOnBridge(option, queues);
     case NetOption::Kind::kUser:
       *queues = 1;
-      return OpenUser();
+      return OpenUser(option);
     default:
       return std::vector<UniqueFd>();
   }

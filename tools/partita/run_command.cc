@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -141,7 +142,14 @@ absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hook
   start.set_memory_bytes(bytes);
   start.set_pages(static_cast<control::Pages>(pages));
   start.set_name(options.name);
-  start.set_partition_id(StableIdentity(options.name));
+  // Two partitions that nobody gave a name must not be one to their guests, networks and clusters.
+  std::string identity = StableIdentity(options.name);
+  if (options.name == kUnnamed) {
+    if (getrandom(identity.data(), identity.size(), 0) != static_cast<ssize_t>(identity.size())) {
+      return SystemError("getrandom");
+    }
+  }
+  start.set_partition_id(identity);
   start.set_cpus(options.cpus);
   start.set_command_line(options.command_line);
   start.set_synthetic_timers(options.synthetic_timers);

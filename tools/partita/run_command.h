@@ -14,8 +14,11 @@
 
 namespace partita {
 
+// The name of a partition that was given none: its identity is then another one in each run.
+inline constexpr char kUnnamed[] = "partition";
+
 struct RunOptions {
-  std::string name = "partition";
+  std::string name = kUnnamed;
   std::string kernel, initrd, command_line;
   std::string memory = "512M";
   uint32_t cpus = 1;

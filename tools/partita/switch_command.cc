@@ -23,6 +23,8 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "tools/control/channel.h"
+#include "tools/control/identity.h"
+#include "tools/partita/switch_rules.h"
 
 extern char** environ;
 
@@ -94,8 +96,6 @@ absl::Status RunNft(const std::string& commands) {
   return Internal("nftables: " + text);
 }
 
-std::string TableOf(const std::string& name) { return "ip partita_" + name; }
-
 // The address range behind "10.0.0.1/24".
 struct Network {
   std::string address, first, last, prefix;
@@ -136,6 +136,7 @@ absl::Status StartDnsmasq(const std::string& name, const Network& network) {
   const std::vector<std::string> arguments = {
       "dnsmasq",
       "--conf-file=/dev/null",
+      "--no-hosts",  // the host's own names are not the guests' business
       "--interface=" + name,
       "--except-interface=lo",
       "--bind-interfaces",
@@ -162,11 +163,13 @@ absl::Status StartDnsmasq(const std::string& name, const Network& network) {
 void StopDnsmasq(const std::string& name) {
   std::ifstream file(PidFile(name));
   pid_t pid = 0;
-  std::string command;
   // Only what is still the process that was started here.
-  if (file >> pid && pid > 1 &&
-      std::ifstream("/proc/" + std::to_string(pid) + "/comm") >> command && command == "dnsmasq") {
-    kill(pid, SIGTERM);
+  if (file >> pid && pid > 1) {
+    std::ifstream line("/proc/" + std::to_string(pid) + "/cmdline");
+    std::string word;
+    while (std::getline(line, word, '\0')) {
+      if (word == "--pid-file=" + PidFile(name)) kill(pid, SIGTERM);
+    }
   }
   unlink(PidFile(name).c_str());
   unlink(LeaseFile(name).c_str());
@@ -192,31 +195,82 @@ absl::Status SetUp(nl_sock* socket, rtnl_link* link) {
   return error < 0 ? NetlinkError("bringing an interface up", error) : absl::OkStatus();
 }
 
-absl::Status Fill(nl_sock* socket, rtnl_link* bridge, const SwitchOptions& o) {
-  const std::string family = "/proc/sys/net/ipv6/conf/" + o.name + "/disable_ipv6";
+// A bridge without an address of its own takes the lowest of its ports', another one with each
+// partition that comes or goes, and what guests have learned is then wrong.
+absl::Status SetMac(nl_sock* socket, rtnl_link* bridge, const SwitchOptions& o,
+                    rtnl_link* outside) {
+  const std::unique_ptr<nl_addr, Calls<nl_addr_put>> address([&] {
+    if (outside != nullptr) return nl_addr_clone(rtnl_link_get_addr(outside));
+    std::string machine;
+    std::ifstream("/etc/machine-id") >> machine;
+    std::string mac = "\x02" + StableIdentity(machine + " switch " + o.name).substr(0, 5);
+    return nl_addr_build(AF_LLC, mac.data(), mac.size());
+  }());
+  if (address == nullptr) return Internal("no memory for an address");
+  const Link change(rtnl_link_alloc());
+  rtnl_link_set_addr(change.get(), address.get());
+  const int error = rtnl_link_change(socket, bridge, change.get(), 0);
+  return error < 0 ? NetlinkError("setting the bridge's address", error) : absl::OkStatus();
+}
+
+// The interface of an external switch; null for the other types.
+absl::StatusOr<Link> FindOutside(nl_sock* socket, const SwitchOptions& o) {
+  if (o.type != "external") return Link();
+  ASSIGN_OR_RETURN(Link outside, FindLink(socket, o.interface));
+  if (const int master = rtnl_link_get_master(outside.get()); master != 0) {
+    char name[IFNAMSIZ] = {};
+    return FailedPrecondition("'" + o.interface + "' belongs to '" +
+                              (if_indextoname(master, name) != nullptr ? name : "another bridge") +
+                              "' already");
+  }
+  return outside;
+}
+
+absl::Status Isolate(const SwitchOptions& o) {
+  const std::string settings = "/proc/sys/net/", of_bridge = "/conf/" + o.name + "/";
   if (o.type == "private" || o.type == "external") {
     // The host has no address of its own there.
-    if (access(family.c_str(), W_OK) == 0) RETURN_IF_ERROR(WriteText(family, "1"));
+    const std::string ipv6 = settings + "ipv6" + of_bridge + "disable_ipv6";
+    if (access(ipv6.c_str(), W_OK) == 0) RETURN_IF_ERROR(WriteText(ipv6, "1"));
   }
+  // It does not answer for those it has elsewhere either.
+  if (o.type == "private") {
+    RETURN_IF_ERROR(WriteText(settings + "ipv4" + of_bridge + "arp_ignore", "8"));
+  }
+  SwitchRules rules{.name = o.name, .type = o.type, .address = {}, .prefix = {}};
+  if (!o.address.empty()) {
+    ASSIGN_OR_RETURN(const Network network, ParseNetwork(o.address));
+    rules.address = network.address;
+    rules.prefix = network.prefix;
+  }
+  return RunNft(CommandsToRemoveTable(o.name) + CommandsToMakeTable(rules));
+}
+
+absl::Status Fill(nl_sock* socket, rtnl_link* bridge, const SwitchOptions& o, rtnl_link* outside) {
+  RETURN_IF_ERROR(SetMac(socket, bridge, o, outside));
+  RETURN_IF_ERROR(Isolate(o));  // before anything can pass
   if (o.type == "internal" || o.type == "nat") {
     RETURN_IF_ERROR(SetAddress(socket, rtnl_link_get_ifindex(bridge), o.address));
   }
   RETURN_IF_ERROR(SetUp(socket, bridge));
-  if (o.type == "external") {
-    ASSIGN_OR_RETURN(const Link outside, FindLink(socket, o.interface));
-    const int error = rtnl_link_enslave(socket, bridge, outside.get());
+  if (outside != nullptr) {
+    const int error = rtnl_link_enslave(socket, bridge, outside);
     if (error < 0) return NetlinkError("taking " + o.interface + " into the switch", error);
-    return SetUp(socket, outside.get());
+    return SetUp(socket, outside);
   }
   if (o.type == "nat") {
     ASSIGN_OR_RETURN(const Network network, ParseNetwork(o.address));
     RETURN_IF_ERROR(WriteText("/proc/sys/net/ipv4/ip_forward", "1"));
-    const std::string table = TableOf(o.name);
-    RETURN_IF_ERROR(RunNft("add table " + table + "; add chain " + table +
-                           " out { type nat hook postrouting priority 100; }; add rule " + table +
-                           " out ip saddr " + network.prefix + " ip daddr != " + network.prefix +
-                           " masquerade"));
     return StartDnsmasq(o.name, network);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckName(const std::string& name) {
+  if (name.empty() || name.size() >= IFNAMSIZ ||
+      name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") !=
+          std::string::npos) {
+    return InvalidArgument("the name of a switch has 1 to 15 letters, digits, '_' and '-'");
   }
   return absl::OkStatus();
 }
@@ -233,18 +287,13 @@ absl::Status CheckOptions(const SwitchOptions& o) {
   if ((o.type == "external") != !o.interface.empty()) {
     return InvalidArgument("--interface and --type external belong together");
   }
-  if (o.name.empty() || o.name.size() >= IFNAMSIZ ||
-      o.name.find_first_not_of(
-          "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") !=
-          std::string::npos) {
-    return InvalidArgument("the name of a switch has 1 to 15 letters, digits, '_' and '-'");
-  }
-  return absl::OkStatus();
+  return CheckName(o.name);
 }
 
 absl::Status New(const SwitchOptions& o) {
   RETURN_IF_ERROR(CheckOptions(o));
   ASSIGN_OR_RETURN(const Socket socket, Connect());
+  ASSIGN_OR_RETURN(const Link outside, FindOutside(socket.get(), o));
   const Link request(rtnl_link_bridge_alloc());
   rtnl_link_set_name(request.get(), o.name.c_str());
   int error = rtnl_link_add(socket.get(), request.get(), NLM_F_CREATE | NLM_F_EXCL);
@@ -254,27 +303,33 @@ absl::Status New(const SwitchOptions& o) {
   const Link alias(rtnl_link_alloc());
   rtnl_link_set_ifalias(alias.get(), (kAliasPrefix + o.type).c_str());
   error = rtnl_link_change(socket.get(), bridge.get(), alias.get(), 0);
-  absl::Status status =
-      error < 0 ? NetlinkError("marking the bridge", error) : Fill(socket.get(), bridge.get(), o);
+  absl::Status status = error < 0 ? NetlinkError("marking the bridge", error)
+                                  : Fill(socket.get(), bridge.get(), o, outside.get());
   if (!status.ok()) {  // nothing half-made stays
     StopDnsmasq(o.name);
-    static_cast<void>(RunNft("delete table " + TableOf(o.name)).ok());
+    static_cast<void>(RunNft(CommandsToRemoveTable(o.name)).ok());
     rtnl_link_delete(socket.get(), bridge.get());
   }
   return status;
 }
 
+// Goes through to the end whatever is missing already, so that it can be repeated.
 absl::Status Remove(const SwitchOptions& o) {
+  RETURN_IF_ERROR(CheckName(o.name));
   ASSIGN_OR_RETURN(const Socket socket, Connect());
-  ASSIGN_OR_RETURN(const Link bridge, FindLink(socket.get(), o.name));
-  const std::string kind = KindOf(bridge.get());
-  if (kind.empty()) return FailedPrecondition("'" + o.name + "' is no switch of ours");
-  if (kind == "nat") {
-    StopDnsmasq(o.name);
-    RETURN_IF_ERROR(RunNft("delete table " + TableOf(o.name)));
+  auto bridge = FindLink(socket.get(), o.name);
+  if (bridge.ok() && KindOf(bridge->get()).empty()) {
+    return FailedPrecondition("'" + o.name + "' is no switch of ours");
   }
-  const int error = rtnl_link_delete(socket.get(), bridge.get());
-  return error < 0 ? NetlinkError("removing the bridge " + o.name, error) : absl::OkStatus();
+  StopDnsmasq(o.name);
+  int error = 0;
+  if (bridge.ok()) error = rtnl_link_delete(socket.get(), bridge->get());
+  if (error < 0 && error != -NLE_NODEV) {
+    return NetlinkError("removing the bridge " + o.name, error);
+  }
+  RETURN_IF_ERROR(RunNft(CommandsToRemoveTable(o.name)));  // last: it guards while there are ports
+  if (!bridge.ok()) Log("there is no switch '" + o.name + "' (any more)");
+  return absl::OkStatus();
 }
 
 absl::Status List(const SwitchOptions& o) {
