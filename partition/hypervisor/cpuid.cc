@@ -1,9 +1,7 @@
 #include "partition/hypervisor/cpuid.h"
 
-#include <algorithm>
-#include <bit>
-
 #include "base/hyperv_abi.h"
+#include "partition/hypervisor/cpuid_topology.h"
 #include "partition/machine.h"
 
 namespace partita {
@@ -87,46 +85,22 @@ uint32_t Features(const CpuidOptions& options, const CpuidTable& hyperv, uint32_
   return value;
 }
 
-// Topology: one package, one thread per core, APIC id = VP index.
-void FixOrdinaryLeaf(const CpuidOptions& options, uint32_t vp, kvm_cpuid_entry2& entry) {
-  const uint32_t count = options.vp_count;
-  const uint32_t id_bits = static_cast<uint32_t>(std::bit_width(count - 1));
+// What is not topology (SetTopology) and not ours to offer.
+void FixOrdinaryLeaf(kvm_cpuid_entry2& entry) {
   switch (entry.function) {
     case 0x1:
-      entry.ebx = (entry.ebx & 0x0000FFFF) | (vp << 24) | (std::min(1u << id_bits, 255u) << 16);
       entry.ecx |= Bit(31);             // a hypervisor is present
       entry.ecx &= ~(Bit(5) | Bit(3));  // no VMX, no MONITOR
-      entry.edx = count > 1 ? entry.edx | Bit(28) : entry.edx & ~Bit(28);  // multi-threading
-      break;
-    case 0x4:
-      entry.eax = (entry.eax & 0x00003FFF) | ((count - 1) << 26);
       break;
     case 0x6:
       entry.eax = Bit(2);  // the APIC timer never stops
       entry.ebx = entry.ecx = entry.edx = 0;
-      break;
-    case 0xB:
-    case 0x1F:
-      entry.edx = vp;
-      if (entry.index == 0) {  // threads
-        entry.eax = 0, entry.ebx = 1, entry.ecx = 0x100;
-      } else if (entry.index == 1) {  // cores
-        entry.eax = id_bits, entry.ebx = count, entry.ecx = 0x201;
-      } else {
-        entry.eax = entry.ebx = 0, entry.ecx = entry.index;
-      }
       break;
     case 0x80000001:
       entry.ecx &= ~Bit(2);  // no SVM
       break;
     case 0x80000007:
       entry.edx &= ~Bit(8);  // invariant TSC goes with a Hyper-V control we do not offer
-      break;
-    case 0x80000008:
-      entry.ecx = (id_bits << 12) | (count - 1);
-      break;
-    case 0x8000001E:
-      entry.eax = vp, entry.ebx = vp & 0xFF, entry.ecx = 0;
       break;
     default:
       break;
@@ -166,9 +140,10 @@ CpuidTable BuildCpuid(const CpuidOptions& options, const CpuidTable& supported,
   CpuidTable table;
   for (kvm_cpuid_entry2 entry : supported) {
     if (entry.function >= 0x40000000 && entry.function <= 0x4FFFFFFF) continue;
-    FixOrdinaryLeaf(options, vp, entry);
+    FixOrdinaryLeaf(entry);
     table.push_back(entry);
   }
+  SetTopology(table, options.vp_count, vp);
   const CpuidTable leaves = HypervLeaves(options, hyperv);
   table.insert(table.end(), leaves.begin(), leaves.end());
   return table;
