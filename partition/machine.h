@@ -31,6 +31,9 @@ inline constexpr uint32_t kMaxCommandLine = 2047;
 inline constexpr uint64_t kLowRamEnd = 0xA0000;
 inline constexpr uint64_t kAcpiStart = 0xE0000;
 inline constexpr uint64_t kAcpiEnd = 0x100000;
+// SMBIOS, in the last 64 KiB below 1 MiB, where a system without EFI looks for it; the ACPI tables
+// end before it.
+inline constexpr uint64_t kSmbios = 0xF0000;
 inline constexpr uint64_t kResetVector = 0xFFFF0;  // what a real-mode jump to the BIOS reaches
 
 // Ports.

@@ -120,6 +120,7 @@ absl::Status Partition::Connect(SynicPort& synic, GuestMessageSink& sink) {
 
 absl::Status Partition::Load(BootImage image) {
   ASSIGN_OR_RETURN(image.rsdp, WriteAcpiTables(memory(), {.vp_count = options_.vp_count}));
+  RETURN_IF_ERROR(WriteSmbiosTables(memory(), options_.smbios));
   ASSIGN_OR_RETURN(const BootEntry entry, LoadKernel(memory(), image));
   return SetEntry(entry);
 }

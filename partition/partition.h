@@ -16,6 +16,7 @@
 
 #include "base/counters.h"
 #include "partition/boot/boot.h"
+#include "partition/boot/smbios.h"
 #include "partition/chipset/cmos.h"
 #include "partition/chipset/pio_bus.h"
 #include "partition/chipset/serial.h"
@@ -39,6 +40,7 @@ struct PartitionOptions {
   // without one. (With APICv or AVIC the hint would do the opposite.)
   bool eoi_assist = false;
   bool synthetic_timers = false;
+  SmbiosOptions smbios;
   std::vector<int> affinity;  // host CPU per VP; empty: not pinned
 };
 

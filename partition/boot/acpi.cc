@@ -135,7 +135,7 @@ absl::StatusOr<uint64_t> WriteAcpiTables(GuestMemory& memory, const AcpiOptions&
   auto place = [&](const Bytes& table) {
     const uint64_t at = next;
     next += (table.size() + 63) & ~uint64_t{63};
-    fits = fits && next <= machine::kAcpiEnd && memory.Write(at, std::as_bytes(std::span(table)));
+    fits = fits && next <= machine::kSmbios && memory.Write(at, std::as_bytes(std::span(table)));
     return at;
   };
   const uint64_t dsdt = place(BuildDsdt());
@@ -168,8 +168,7 @@ absl::StatusOr<uint64_t> WriteAcpiTables(GuestMemory& memory, const AcpiOptions&
                                     0xF4,
                                     0xEB,
                                     0xFD};
-  fits = fits && next <= machine::kResetVector &&
-         memory.Write(machine::kResetVector, std::as_bytes(std::span(kResetCode)));
+  fits = fits && memory.Write(machine::kResetVector, std::as_bytes(std::span(kResetCode)));
   if (!fits) return Internal("ACPI tables do not fit their area");
   return rsdp;
 }

@@ -15,7 +15,7 @@ struct AcpiOptions {
   uint32_t vp_count = 1;
 };
 
-// Writes all tables into [kAcpiStart, kAcpiEnd) and returns the GPA of the RSDP.
+// Writes all tables into [kAcpiStart, kSmbios) and returns the GPA of the RSDP.
 absl::StatusOr<uint64_t> WriteAcpiTables(GuestMemory& memory, const AcpiOptions& options);
 
 }  // namespace partita

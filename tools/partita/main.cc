@@ -96,6 +96,9 @@ void AddRun(CLI::App& root, RunOptions& o) {
       ->check(CLI::IsMember({"restart", "exit"}))
       ->capture_default_str();
   run->add_option("--vmbus-version", o.vmbus_version, "Newest VMBus version offered, like 4.0");
+  run->add_option("--asset-tag", o.asset_tag,
+                  "Asset tag of the chassis in the SMBIOS tables, by which some images know their\n"
+                  "host");
   run->add_option("--cpu-affinity", o.affinity, "Host CPU for each VP, comma separated")
       ->delimiter(',');
   run->add_flag("--unpack-kernel", o.unpack_kernel,

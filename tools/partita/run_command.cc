@@ -156,6 +156,7 @@ absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hook
   start.set_reference_tsc(HostClockIsTsc());
   start.set_eoi_assist(!HostVirtualizesApic());
   start.set_on_reset(options.on_reset == "exit" ? control::RESET_EXIT : control::RESET_RESTART);
+  start.set_asset_tag(options.asset_tag);
   start.set_queues(options.queues);
   for (const int cpu : options.affinity) start.add_affinity(cpu);
   uint32_t version = 0;

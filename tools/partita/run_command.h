@@ -29,6 +29,7 @@ struct RunOptions {
   std::string serial = "stdio";
   std::string on_reset = "restart";
   std::string vmbus_version;
+  std::string asset_tag;
   uint32_t queues = 0;
   std::vector<int> affinity;
   bool unpack_kernel = false;

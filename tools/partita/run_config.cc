@@ -17,25 +17,17 @@ struct Key {
   const char* name;  // of the key and of the flag
   Kind kind;
 };
-constexpr std::array<Key, 19> kKeys = {{{"kernel", Kind::kText},
-                                        {"initrd", Kind::kText},
-                                        {"cmdline", Kind::kText},
-                                        {"name", Kind::kText},
-                                        {"memory", Kind::kText},
-                                        {"cpus", Kind::kNumber},
-                                        {"disk", Kind::kDisks},
-                                        {"net", Kind::kTexts},
-                                        {"queues", Kind::kNumber},
-                                        {"synic", Kind::kText},
-                                        {"stimer", Kind::kSwitch},
-                                        {"serial", Kind::kText},
-                                        {"on-reset", Kind::kText},
-                                        {"vmbus-version", Kind::kText},
-                                        {"cpu-affinity", Kind::kNumbers},
-                                        {"unpack-kernel", Kind::kSwitch},
-                                        {"stats-json", Kind::kText},
-                                        {"vsock", Kind::kText},
-                                        {"control", Kind::kText}}};
+constexpr std::array<Key, 20> kKeys = {
+    {{"kernel", Kind::kText},          {"initrd", Kind::kText},
+     {"cmdline", Kind::kText},         {"name", Kind::kText},
+     {"memory", Kind::kText},          {"cpus", Kind::kNumber},
+     {"disk", Kind::kDisks},           {"net", Kind::kTexts},
+     {"queues", Kind::kNumber},        {"synic", Kind::kText},
+     {"stimer", Kind::kSwitch},        {"serial", Kind::kText},
+     {"on-reset", Kind::kText},        {"vmbus-version", Kind::kText},
+     {"asset-tag", Kind::kText},       {"cpu-affinity", Kind::kNumbers},
+     {"unpack-kernel", Kind::kSwitch}, {"stats-json", Kind::kText},
+     {"vsock", Kind::kText},           {"control", Kind::kText}}};
 
 absl::Status WrongType(const std::string& key, const char* wanted) {
   return InvalidArgument("'" + key + "' takes " + wanted);

@@ -274,6 +274,10 @@ absl::Status Machine::Build() {
   options.reference_tsc = start_.reference_tsc();
   options.eoi_assist = start_.eoi_assist();
   options.synthetic_timers = start_.synthetic_timers();
+  const std::string& identity = start_.partition_id();
+  std::memcpy(options.smbios.uuid.data(), identity.data(),
+              std::min(identity.size(), options.smbios.uuid.size()));
+  options.smbios.asset_tag = start_.asset_tag();
   options.affinity.assign(start_.affinity().begin(), start_.affinity().end());
   ASSIGN_OR_RETURN(
       partition_,
