@@ -328,6 +328,67 @@ TEST(Cmos, TellsTheHostsTime) {
   EXPECT_EQ(read(0xD), 0x80);
 }
 
+class CmosTest : public testing::Test {
+ protected:
+  uint8_t Read(uint8_t index) {
+    clock.Write(0, index);
+    return clock.Read(1);
+  }
+  void SetStatusB(uint8_t value) {
+    clock.Write(0, 0xB);
+    clock.Write(1, value);
+  }
+  time_t now = 1795391999;  // 2026-11-22 23:59:59 UTC
+  CmosClock clock{[this] { return now; }};
+};
+
+// The second ends between two registers: 23:59 belongs to the 22nd, whatever is read when.
+TEST_F(CmosTest, ATimeNeverHasPartsOfTwoSeconds) {
+  Read(0xA);
+  EXPECT_EQ(Read(0), 0x59);
+  now += 1;
+  EXPECT_EQ(Read(2), 0x59);
+  EXPECT_EQ(Read(4), 0x23);
+  EXPECT_EQ(Read(7), 0x22);
+  Read(0xA);  // a new reading
+  EXPECT_EQ(Read(0), 0x00);
+  EXPECT_EQ(Read(4), 0x00);
+  EXPECT_EQ(Read(7), 0x23);
+}
+
+TEST_F(CmosTest, PollingOneRegisterSeesTimePass) {
+  EXPECT_EQ(Read(0), 0x59);
+  now += 1;
+  EXPECT_EQ(Read(0), 0x00);
+  now += 1;
+  EXPECT_EQ(Read(0), 0x01);
+  now += 10;
+  EXPECT_EQ(Read(2), 0x00);  // what was taken long ago is not shown
+  EXPECT_EQ(Read(0), 0x11);
+}
+
+TEST_F(CmosTest, StatusBChoosesTheFormAndHoldsTheClock) {
+  SetStatusB(0x06);  // binary
+  EXPECT_EQ(Read(0xB), 0x06);
+  EXPECT_EQ(Read(0), 59);
+  EXPECT_EQ(Read(4), 23);
+  EXPECT_EQ(Read(0x32), 20);
+  SetStatusB(0x00);          // 12 hours
+  EXPECT_EQ(Read(4), 0x91);  // 11 in the afternoon
+  now += 1;
+  EXPECT_EQ(Read(4), 0x12);  // midnight
+  now += 12 * 3600;
+  EXPECT_EQ(Read(4), 0x92);  // noon
+  SetStatusB(0x82);
+  EXPECT_EQ(Read(0), 0x00);
+  now += 5;
+  EXPECT_EQ(Read(0), 0x00);  // held
+  SetStatusB(0x02);
+  EXPECT_EQ(Read(0), 0x05);
+  SetStatusB(0x72);  // there are no interrupts to enable
+  EXPECT_EQ(Read(0xB), 0x02);
+}
+
 // --- loaders: files a user may hand us ---
 
 class LoaderTest : public testing::Test {
