@@ -108,7 +108,7 @@ absl::Status Partition::StartClock(const KvmVcpu& boot_vcpu) {
 
 absl::Status Partition::Connect(SynicPort& synic, GuestMessageSink& sink) {
   synic_ = &synic;
-  for (const auto& vp : vps_) RETURN_IF_ERROR(synic.AttachVp(vp->vcpu()));
+  for (const auto& vp : vps_) RETURN_IF_ERROR(synic.AttachVp(vp->vcpu(), *vp));
   msrs_ = std::make_unique<SyntheticMsrs>(
       memory(), clock_, synic, SyntheticMsrs::Events{.crash = events_.crash, .reset = [this] {
                                                        events_.end(EndReason::kReset,

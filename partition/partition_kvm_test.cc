@@ -16,7 +16,7 @@ namespace {
 // Keeps the VPs it is given.
 class VpCollector : public SynicPort, public GuestMessageSink {
  public:
-  absl::Status AttachVp(const KvmVcpu& vcpu) override {
+  absl::Status AttachVp(const KvmVcpu& vcpu, AutoEoiInjector&) override {
     vps.push_back(&vcpu);
     return absl::OkStatus();
   }

@@ -17,6 +17,14 @@ namespace {
 
 constexpr int kKickSignal = SIGUSR1;
 
+// Of the VP that this thread runs.
+thread_local kvm_run* this_run = nullptr;
+
+// Ends KVM_RUN, also one that has not begun yet.
+void OnKick(int) {
+  if (this_run != nullptr) std::atomic_ref<uint8_t>(this_run->immediate_exit).store(1);
+}
+
 const char* ReasonName(size_t reason) {
   switch (reason) {
     case KVM_EXIT_IO:
@@ -55,9 +63,10 @@ void VirtualProcessor::Start() {
   static std::once_flag once;
   std::call_once(once, [] {
     struct sigaction action {};
-    action.sa_handler = [](int) {};  // its only work is to end KVM_RUN
+    action.sa_handler = OnKick;
     sigaction(kKickSignal, &action, nullptr);
   });
+  MutexLock lock(mutex_);  // whoever kicks this VP finds its thread complete
   thread_ = std::thread([this] { ThreadMain(); });
 }
 
@@ -82,6 +91,12 @@ void VirtualProcessor::RequestStop() {
   MutexLock lock(mutex_);
   stop_ = true;
   Kick();
+}
+
+void VirtualProcessor::InjectAutoEoi(uint8_t vector) {
+  if (!direct_.Add(vector)) return;
+  MutexLock lock(mutex_);
+  if (!stop_) Kick();  // after that the thread may be gone
 }
 
 void VirtualProcessor::Join() {
@@ -109,7 +124,9 @@ void VirtualProcessor::ThreadMain() {
           std::to_string(host_cpu_));
     }
   }
+  this_run = vcpu_->run();
   while (MayRun()) {
+    direct_.Deliver(*vcpu_, kKickSignal);
     // Stays here as long as nothing asks for a pause: one atomic check per exit, inside KVM.
     while (true) {
       const int error = vcpu_->Run();
@@ -230,6 +247,7 @@ void VirtualProcessor::DescribeTo(StatSink& sink) const {
   }
   sink.Add("exits.total", total);
   sink.Add("exits.kicks", interruptions_);
+  direct_.DescribeTo(sink);
 }
 
 }  // namespace partita

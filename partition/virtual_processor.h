@@ -13,6 +13,8 @@
 #include "absl/base/thread_annotations.h"
 #include "base/counters.h"
 #include "base/mutex.h"
+#include "partition/direct_interrupts.h"
+#include "partition/hypervisor/synic_port.h"
 #include "partition/kvm/kvm.h"
 
 namespace partita {
@@ -36,16 +38,18 @@ class VpExitHandler {
   virtual void OnEnd(VirtualProcessor& vp, EndReason reason, std::string detail) = 0;
 };
 
-class VirtualProcessor {
+class VirtualProcessor : public AutoEoiInjector {
  public:
   VirtualProcessor(std::unique_ptr<KvmVcpu> vcpu, VpExitHandler& handler, int host_cpu);
-  ~VirtualProcessor();
+  ~VirtualProcessor() override;
 
   void Start();
   void Pause();  // asynchronous: takes effect before the next guest instruction after the exit
   void Resume();
   void RequestStop();
   void Join();
+  // Any thread. Taken before the next guest instruction if the guest can take it then.
+  void InjectAutoEoi(uint8_t vector) override;
   // On the VP's own thread: do not enter the guest again.
   void Park() { parked_ = true; }
 
@@ -68,6 +72,7 @@ class VirtualProcessor {
   VpExitHandler& handler_;
   const int host_cpu_;
   std::thread thread_;
+  DirectInterrupts direct_;
   bool parked_ = false;  // the VP's thread only
   Mutex mutex_;
   bool paused_ ABSL_GUARDED_BY(mutex_) = false;

@@ -25,7 +25,7 @@ class KernelSynic : public Synic {
     }
   }
 
-  absl::Status AttachVp(const KvmVcpu& vcpu) override {
+  absl::Status AttachVp(const KvmVcpu& vcpu, AutoEoiInjector&) override {
     RETURN_IF_ERROR(vcpu.EnableCap(KVM_CAP_HYPERV_SYNIC2, 0, "enabling KVM's SynIC"));
     // KVM starts a SynIC enabled; a guest must find it off.
     RETURN_IF_ERROR(vcpu.SetMsr(hv::kMsrScontrol, 0));

@@ -17,7 +17,7 @@ class FakeSynic : public Synic {
   explicit FakeSynic(GuestMemory& memory) : Synic(memory) {
     vps_.push_back(std::make_unique<Vp>(vcpu_));
   }
-  absl::Status AttachVp(const KvmVcpu&) override { return absl::OkStatus(); }
+  absl::Status AttachVp(const KvmVcpu&, AutoEoiInjector&) override { return absl::OkStatus(); }
   bool ReadMsr(uint32_t, uint32_t, uint64_t*) override { return false; }
   bool WriteMsr(uint32_t, uint32_t, uint64_t) override { return false; }
   void OnSynicExit(uint32_t, uint64_t, uint64_t, uint64_t) override {}

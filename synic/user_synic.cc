@@ -48,8 +48,8 @@ class UserSynic : public Synic {
     }
   }
 
-  absl::Status AttachVp(const KvmVcpu& vcpu) override {
-    vps_.push_back(std::make_unique<UserVp>(vcpu));
+  absl::Status AttachVp(const KvmVcpu& vcpu, AutoEoiInjector& injector) override {
+    vps_.push_back(std::make_unique<UserVp>(vcpu, injector));
     return absl::OkStatus();
   }
 
@@ -145,7 +145,10 @@ class UserSynic : public Synic {
 
  private:
   struct UserVp : Vp {
-    explicit UserVp(const KvmVcpu& v) : Vp(v) { sint.fill(hv::kSintMasked); }
+    UserVp(const KvmVcpu& v, AutoEoiInjector& i) : Vp(v), injector(i) {
+      sint.fill(hv::kSintMasked);
+    }
+    AutoEoiInjector& injector;
     uint64_t scontrol = 0, siefp = 0, simp = 0;
     std::array<uint64_t, hv::kSintCount> sint{};
     std::array<SyntheticTimer, kTimers> timers{};
@@ -160,7 +163,12 @@ class UserSynic : public Synic {
     const uint64_t config = vp.sint[sint];
     if ((config & (hv::kSintMasked | hv::kSintPolling)) != 0) return;
     interrupts_.Add();
-    if (!vm_.SignalMsi(vp.vcpu.index(), static_cast<uint8_t>(config))) rejected_.Add();
+    const auto vector = static_cast<uint8_t>(config);
+    if ((config & hv::kSintAutoEoi) != 0) {
+      vp.injector.InjectAutoEoi(vector);
+    } else if (!vm_.SignalMsi(vp.vcpu.index(), vector)) {
+      rejected_.Add();
+    }
   }
   void QueueChanged(Vp&) override {}  // every EOM reaches WriteMsr
 

@@ -11,11 +11,19 @@ namespace partita {
 
 enum class SynicKind : uint8_t { kUser, kKernel };
 
+// Interrupts one VP without its local APIC, so that the guest need not end the interrupt. Any
+// thread.
+class AutoEoiInjector {
+ public:
+  virtual ~AutoEoiInjector() = default;
+  virtual void InjectAutoEoi(uint8_t vector) = 0;
+};
+
 class SynicPort {
  public:
   virtual ~SynicPort() = default;
-  // Called for each VP after it was created and before it runs. `vcpu` outlives this object's use.
-  virtual absl::Status AttachVp(const KvmVcpu& vcpu) = 0;
+  // Called for each VP after it was created and before it runs. Both outlive this object's use.
+  virtual absl::Status AttachVp(const KvmVcpu& vcpu, AutoEoiInjector& injector) = 0;
   // SynIC and synthetic-timer MSRs of VP `vp`, on its own thread. False: the access gets #GP.
   virtual bool ReadMsr(uint32_t vp, uint32_t msr, uint64_t* value) = 0;
   virtual bool WriteMsr(uint32_t vp, uint32_t msr, uint64_t value) = 0;

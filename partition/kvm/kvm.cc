@@ -114,6 +114,30 @@ absl::Status KvmVcpu::SetSregs(const kvm_sregs& sregs) const {
                                                       : SystemError("writing special registers");
 }
 
+absl::Status KvmVcpu::GetMpState(kvm_mp_state* state) const {
+  return ioctl(fd_.get(), KVM_GET_MP_STATE, state) == 0
+             ? absl::OkStatus()
+             : SystemError("reading whether a processor is halted");
+}
+absl::Status KvmVcpu::SetMpState(uint32_t state) const {
+  const kvm_mp_state wanted = {.mp_state = state};
+  return ioctl(fd_.get(), KVM_SET_MP_STATE, &wanted) == 0 ? absl::OkStatus()
+                                                          : SystemError("waking a processor");
+}
+absl::Status KvmVcpu::GetEvents(kvm_vcpu_events* events) const {
+  return ioctl(fd_.get(), KVM_GET_VCPU_EVENTS, events) == 0 ? absl::OkStatus()
+                                                            : SystemError("reading pending events");
+}
+absl::Status KvmVcpu::SetEvents(const kvm_vcpu_events& events) const {
+  return ioctl(fd_.get(), KVM_SET_VCPU_EVENTS, &events) == 0
+             ? absl::OkStatus()
+             : SystemError("writing pending events");
+}
+absl::Status KvmVcpu::GetLapic(kvm_lapic_state* apic) const {
+  return ioctl(fd_.get(), KVM_GET_LAPIC, apic) == 0 ? absl::OkStatus()
+                                                    : SystemError("reading a local APIC");
+}
+
 absl::Status KvmVcpu::SetMsr(uint32_t index, uint64_t value) const {
   Trailing<kvm_msr_entry> buffer(1);
   buffer.entries()[0] = {.index = index, .reserved = 0, .data = value};

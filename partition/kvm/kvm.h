@@ -60,6 +60,11 @@ class KvmVcpu {
   absl::Status SetRegs(const kvm_regs& regs) const;
   absl::Status GetSregs(kvm_sregs* sregs) const;
   absl::Status SetSregs(const kvm_sregs& sregs) const;
+  absl::Status GetMpState(kvm_mp_state* state) const;
+  absl::Status SetMpState(uint32_t state) const;
+  absl::Status GetEvents(kvm_vcpu_events* events) const;
+  absl::Status SetEvents(const kvm_vcpu_events& events) const;
+  absl::Status GetLapic(kvm_lapic_state* apic) const;
   absl::Status SetMsr(uint32_t index, uint64_t value) const;
   absl::StatusOr<uint64_t> GetMsr(uint32_t index) const;
   absl::Status EnableCap(uint32_t cap, uint64_t argument, const char* what) const;

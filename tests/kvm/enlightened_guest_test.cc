@@ -123,6 +123,21 @@ TEST_F(GuestTest, WritesAndVerifies64MiBOnOneAndTwoVps) {
   }
 }
 
+// The same by a guest that lets its SINT end interrupts by itself, as FreeBSD and Linux before 4.12
+// do: an interrupt that stayed in service would be the last one.
+TEST_F(GuestTest, InterruptsThatEndThemselves) {
+  for (const std::string vps : {"1", "2"}) {
+    const Outcome run =
+        Guest("job=verify mib=64 autoeoi=1 vps=" + vps,
+              "--cpus " + vps + " --disk " + disk + " --stats-json " + scratch + "/stats");
+    ASSERT_EQ(run.status, 0) << run.output;
+    EXPECT_EQ(run.Event("result").value("errors", 1), 0);
+    EXPECT_GT(run.Event("bye").value("interrupts", 0), 20);
+    std::ifstream stats_file(scratch + "/stats");
+    EXPECT_EQ(nlohmann::json::parse(stats_file).value("auto_eoi.dropped", 1), 0);
+  }
+}
+
 // Frames of every size through the adapter and back, each byte compared in the guest.
 TEST_F(GuestTest, FramesComeBackAsTheyWere) {
   const Outcome run = Guest("job=network dir=verify frames=50000",

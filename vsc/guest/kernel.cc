@@ -75,6 +75,7 @@ extern std::byte kernel_stacks[];
 extern std::byte ap_trampoline[], ap_trampoline_end[];
 extern std::byte image_end[];
 extern uint64_t starting_stack;
+extern uint8_t sint_auto_eoi;
 extern const uint64_t fault_table[12];
 void sint_stub();
 void halt_once();
@@ -138,9 +139,19 @@ void SetUpVp(uint64_t vp) {
   auto page = [](std::byte* p) { return reinterpret_cast<uintptr_t>(p) | hv::kMsrPageEnable; };
   WriteMsr(hv::kMsrSimp, page(message_pages[vp]));
   WriteMsr(hv::kMsrSiefp, page(event_pages[vp]));
-  WriteMsr(hv::kMsrSint0 + hv::kVmbusSint, kSintVector);
+  WriteMsr(hv::kMsrSint0 + hv::kVmbusSint,
+           kSintVector | (sint_auto_eoi != 0 ? hv::kSintAutoEoi : 0));
   WriteMsr(hv::kMsrScontrol, 1);
   VpBlock(vp).index = vp;
+}
+
+bool HasWord(const char* text, const char* word) {
+  for (; *text != 0; ++text) {
+    size_t same = 0;
+    while (word[same] != 0 && text[same] == word[same]) ++same;
+    if (word[same] == 0) return true;
+  }
+  return false;
 }
 
 void ReadResetValues() {
@@ -248,6 +259,7 @@ void kernel_main(const uint32_t* start_info) {
   system_info.event_pages = event_pages[0];
   system_info.heap = reinterpret_cast<uintptr_t>(image_end);
   BuildIdt();
+  sint_auto_eoi = HasWord(system_info.command_line, "autoeoi=1") ? 1 : 0;
   ReadResetValues();
   SetUpVp(0);
   WriteMsr(hv::kMsrGuestOsId, kGuestOsId);

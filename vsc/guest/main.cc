@@ -9,6 +9,7 @@
 //   registers  reports CPUID leaves and synthetic MSRs as they are at the start
 //   platform   reports the machine below VMBus
 //   hostile    does everything wrong that a guest can do, then shows that the disk still answers
+// With "autoeoi=1" SINT 2 ends its interrupts by itself, and the guest does not.
 #include <atomic>
 
 #include "vsc/guest/hostile.h"

@@ -163,11 +163,13 @@ sint_stub:
   cmp qword ptr [rsp + 24], offset halt_at
   jne 1f
   inc qword ptr [rsp + 24]
-1: mov ecx, 0x80B                # x2APIC EOI
+1: cmp byte ptr [sint_auto_eoi], 0  # the parent ends it
+  jne 2f
+  mov ecx, 0x80B                 # x2APIC EOI
   xor eax, eax
   xor edx, edx
   wrmsr
-  pop rdx
+2: pop rdx
   pop rcx
   pop rax
   iretq
@@ -263,4 +265,6 @@ kernel_stacks: .skip 16384 * 64
 .balign 8
 .global starting_stack
 starting_stack: .quad 0
+.global sint_auto_eoi
+sint_auto_eoi: .byte 0
 .section .note.GNU-stack, "", @progbits
