@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 namespace partita::vmbus {
 namespace {
@@ -137,6 +138,7 @@ void ChannelStateMachine::ContinueDisconnect() {
   std::vector<uint32_t> gone;
   for (auto& [relid, channel] : channels_) {
     channel.offered = false;
+    channel.owed_subchannels = 0;
     if (channel.primary != 0 || channel.removing || channel.rescinded) gone.push_back(relid);
   }
   for (const uint32_t relid : gone) EraseChannel(relid);
@@ -165,26 +167,46 @@ uint32_t ChannelStateMachine::AddChannel(const OfferParameters& parameters) {
 
 uint32_t ChannelStateMachine::AddSubChannels(uint32_t primary, uint32_t count) {
   Channel* parent = FindChannel(primary);
-  if (parent == nullptr || parent->primary != 0 || parent->state != State::kOpen || !connected()) {
+  if (parent == nullptr || parent->primary != 0 || parent->removing ||
+      parent->state != State::kOpen || !connected()) {
     return 0;
   }
-  uint16_t next_index = 1;
-  for (const auto& [relid, channel] : channels_) {
-    if (channel.primary == primary && !channel.rescinded) {
-      next_index =
-          std::max<uint16_t>(next_index, static_cast<uint16_t>(channel.subchannel_index + 1));
-    }
+  uint32_t live = parent->owed_subchannels;
+  for (const uint32_t id : SubChannelsOf(primary)) {
+    if (!channels_.at(id).rescinded) ++live;
   }
-  for (uint32_t i = 0; i < count; ++i) {
+  const uint32_t most = parent->parameters.max_subchannels;
+  const uint32_t granted = std::min(count, most - std::min(most, live));
+  if (granted < count) counters_.over_limit.Add();
+  parent->owed_subchannels += granted;
+  OfferSubChannels(primary);
+  return granted;
+}
+
+// As many relids again as a device has sub-channels may be with a guest that has not released them.
+void ChannelStateMachine::OfferSubChannels(uint32_t primary) {
+  Channel* parent = FindChannel(primary);
+  if (parent == nullptr || parent->owed_subchannels == 0 || parent->state != State::kOpen) return;
+  const std::vector<uint32_t> existing = SubChannelsOf(primary);
+  size_t room = size_t{2} * parent->parameters.max_subchannels;
+  room -= std::min(room, existing.size());
+  std::set<uint16_t> taken;
+  for (const uint32_t id : existing) {
+    const Channel& other = channels_.at(id);
+    if (!other.rescinded) taken.insert(other.subchannel_index);
+  }
+  uint16_t index = 1;
+  for (; parent->owed_subchannels > 0 && room > 0; --room) {
+    while (taken.contains(index)) ++index;
     const uint32_t relid = AllocateRelid();
-    if (relid == 0) return i;
+    if (relid == 0) return;
+    --parent->owed_subchannels;
     Channel& channel = channels_[relid];
-    channel.parameters = channels_[primary].parameters;
+    channel.parameters = parent->parameters;
     channel.primary = primary;
-    channel.subchannel_index = next_index++;
+    channel.subchannel_index = index++;
     SendOffer(relid, channel);
   }
-  return count;
 }
 
 void ChannelStateMachine::HandleRequestOffers(std::span<const std::byte>) {
@@ -238,12 +260,14 @@ void ChannelStateMachine::RemoveChannel(uint32_t relid) {
   // Sub-channels first: stock Linux does not survive the other order.
   for (const uint32_t id : SubChannelsOf(relid)) RemoveChannel(id);
   channel->removing = true;
+  channel->owed_subchannels = 0;
   channel->reopen.reset();
   if (channel->state == State::kOpening) channel->close_after_open = true;
   Rescind(relid, *channel);
 }
 
 void ChannelStateMachine::DropSubChannels(uint32_t primary) {
+  channels_.at(primary).owed_subchannels = 0;
   for (const uint32_t id : SubChannelsOf(primary)) {
     RemoveChannel(id);
     Channel* channel = FindChannel(id);  // gone, if it was never offered
@@ -272,8 +296,10 @@ void ChannelStateMachine::Release(uint32_t relid, Channel& channel) {
 
 void ChannelStateMachine::EraseChannel(uint32_t relid) {
   EraseGpadlsOf(relid);
+  const uint32_t primary = channels_.at(relid).primary;
   channels_.erase(relid);
   actions_.Removed(relid);
+  if (primary != 0) OfferSubChannels(primary);
 }
 
 // --- open and close ---
@@ -559,6 +585,7 @@ void ChannelStateMachine::DescribeTo(StatSink& sink) const {
   sink.Add("vmbus.rejected.gpadl", counters_.bad_gpadl);
   sink.Add("vmbus.rejected.limit", counters_.over_limit);
   sink.Add("vmbus.gpadl_pages", gpadl_pages_);
+  sink.Add("vmbus.channels", channels_.size());
 }
 
 }  // namespace partita::vmbus

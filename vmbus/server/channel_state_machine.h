@@ -36,6 +36,7 @@ struct OfferParameters {
   uint16_t flags = 0;
   uint16_t mmio_megabytes = 0;
   std::array<uint8_t, kOfferUserData> user_data{};
+  uint32_t max_subchannels = 0;  // at a time
 };
 
 struct OpenRequest {
@@ -81,7 +82,9 @@ class ChannelStateMachine {
   // Device events.
   // Offers a primary channel; 0 when no relid is free.
   uint32_t AddChannel(const OfferParameters& parameters);
-  // Offers `count` sub-channels of an open primary; returns how many were possible.
+  // Offers `count` sub-channels of an open primary, or as many as its offer allows besides those it
+  // has; returns how many. Where the guest still holds too many relids of sub-channels that were
+  // taken back, the offers follow as it releases them.
   uint32_t AddSubChannels(uint32_t primary, uint32_t count);
   // Takes an offer back, sub-channels first. The device goes on serving until the guest has closed
   // the channel: drivers finish with their device before they let go. Removed() comes when the
@@ -106,7 +109,8 @@ class ChannelStateMachine {
   struct Channel {
     OfferParameters parameters;
     uint16_t subchannel_index = 0;
-    uint32_t primary = 0;  // relid of the primary; 0 for a primary itself
+    uint32_t primary = 0;           // relid of the primary; 0 for a primary itself
+    uint32_t owed_subchannels = 0;  // granted, and not offered yet
     State state = State::kClosed;
     bool offered = false;    // the guest was told on this connection
     bool rescinded = false;  // the guest was told that it is gone
@@ -150,6 +154,7 @@ class ChannelStateMachine {
   void SendGpadlCreated(const GpadlKey& key, uint32_t status);
   void SendTorndown(const GpadlKey& key);
   void Rescind(uint32_t relid, Channel& channel);
+  void OfferSubChannels(uint32_t primary);
   // A sub-channel whose primary is closed: its device is, too.
   void DropSubChannels(uint32_t primary);
   [[nodiscard]] std::vector<uint32_t> SubChannelsOf(uint32_t primary) const;

@@ -76,7 +76,7 @@ class MachineTest : public testing::Test {
   }
   // Connects, adds one device and takes its offer.
   uint32_t Offered() {
-    const uint32_t relid = machine.AddChannel({.type = kScsiClass});
+    const uint32_t relid = machine.AddChannel({.type = kScsiClass, .max_subchannels = 2});
     Connect();
     PostType(kRequestOffers);
     EXPECT_EQ(actions.Take<Offer>().relid, relid);
@@ -302,6 +302,48 @@ TEST_F(MachineTest, SubChannelsAreRescindedWhenThePrimaryCloses) {
   PostRelid(kRelidReleased, two.relid);
   EXPECT_EQ(actions.removed, (std::vector<uint32_t>{one.relid, two.relid}));
   EXPECT_EQ(machine.gpadl_pages(), 8u);  // only the primary's own is left
+}
+
+// A device offers so many sub-channels and not one more, however often they are asked for.
+TEST_F(MachineTest, NoMoreSubChannelsThanOffered) {
+  const uint32_t primary = Opened();
+  EXPECT_EQ(machine.AddSubChannels(primary, 95), 2u);
+  EXPECT_EQ(machine.AddSubChannels(primary, 1), 0u);
+  EXPECT_EQ(actions.sent.size(), 2u);
+  const auto one = actions.Take<Offer>();
+  EXPECT_EQ(one.subchannel_index, 1);
+  PostRelid(kRelidReleased, one.relid);
+  EXPECT_EQ(machine.AddSubChannels(primary, 2), 1u);
+  actions.sent.erase(actions.sent.begin());
+  EXPECT_EQ(actions.Take<Offer>().subchannel_index, 1) << "the one that is free";
+}
+
+// A guest that never gives relids back gets no more by opening again; one that is only late with it
+// gets what was granted.
+TEST_F(MachineTest, SubChannelsOfEarlierOpensCount) {
+  const uint32_t primary = Opened();
+  std::vector<uint32_t> rescinded;
+  for (int open = 0; open < 100; ++open) {
+    EXPECT_EQ(machine.AddSubChannels(primary, 2), 2u);
+    while (!actions.sent.empty()) {
+      if (actions.sent.front().size() != sizeof(Offer)) break;
+      rescinded.push_back(actions.Take<Offer>().relid);
+    }
+    PostRelid(kCloseChannel, primary);
+    machine.OnClosed(primary);
+    PostOpen(primary, 5);
+    machine.OnOpened(primary, true);
+    actions.sent.clear();
+  }
+  EXPECT_EQ(rescinded.size(), 4u);
+  EXPECT_EQ(machine.AddSubChannels(primary, 2), 2u);
+  EXPECT_TRUE(actions.sent.empty());
+  PostRelid(kRelidReleased, rescinded[0]);
+  EXPECT_EQ(actions.Take<Offer>().subchannel_index, 1);
+  PostRelid(kRelidReleased, rescinded[1]);
+  EXPECT_EQ(actions.Take<Offer>().subchannel_index, 2);
+  PostRelid(kRelidReleased, rescinded[2]);
+  EXPECT_TRUE(actions.sent.empty());
 }
 
 TEST_F(MachineTest, RemovalRescindsSubChannelsFirstAndServesUntilTheGuestCloses) {

@@ -132,6 +132,8 @@ void VmbusServer::Close(uint32_t relid) {
   auto done = [this, alive = std::weak_ptr<bool>(alive_), loop = &loop_, relid] {
     loop->Post([this, alive, relid] {
       if (alive.expired()) return;
+      // The device is still there: it is told to go by what the machine does next.
+      if (ChannelDevice* closed = FindDevice(relid); closed != nullptr) closed->OnLetGo(relid);
       machine_.OnClosed(relid);
       CheckShutdown();
     });

@@ -35,6 +35,8 @@ class ChannelDevice {
   virtual bool OnOpen(const OpenRequest& request, std::shared_ptr<ServerChannel> channel) = 0;
   // Stop touching rings and guest memory on behalf of this channel, then call `done` (any thread).
   virtual void OnClose(uint32_t relid, std::function<void()> done) = 0;
+  // Control thread, behind `done`: what was kept for the channel can go.
+  virtual void OnLetGo(uint32_t /*relid*/) {}
   // Adds the guest's pages that transfers under way use, rings and GPADLs apart; may keep the
   // census for a while.
   virtual void CountPages(const std::shared_ptr<PageCensus>& /*census*/) {}

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "vsp/guest_buffer.h"
 
 namespace partita::network {
@@ -48,7 +49,8 @@ absl::StatusOr<std::unique_ptr<NetworkChannel>> NetworkChannel::Start(
   std::unique_ptr<NetworkChannel> self(
       new NetworkChannel(adapter, std::move(channel), primary, std::move(wake)));
   RETURN_IF_ERROR(self->Prepare());
-  self->thread_ = std::thread([raw = self.get()] { raw->ThreadMain(); });
+  ASSIGN_OR_RETURN(self->thread_,
+                   StartThread("a network channel", [raw = self.get()] { raw->ThreadMain(); }));
   return self;
 }
 
@@ -258,7 +260,10 @@ void NetworkChannel::HandleNvsp(const proto::Nvsp& message, uint64_t transaction
       proto::Nvsp reply{.type = proto::kSubChannel, .body = {}};
       const uint32_t most = adapter_.options().queues - 1;
       const uint32_t count = std::min(message.body[proto::kSubCount], most);
-      const bool valid = message.body[proto::kSubOperation] == proto::kSubChannelAllocate;
+      // Once per open: a guest that needs others closes first.
+      const bool valid = message.body[proto::kSubOperation] == proto::kSubChannelAllocate &&
+                         !std::exchange(granted_subchannels_, true);
+      if (!valid) counters_.wrong_state.Add();
       reply.body[proto::kSubOperation] = valid ? proto::kNvspSuccess : proto::kNvspFail;
       reply.body[proto::kSubCount] = valid ? count : 0;
       Answer(transaction, reply);
@@ -294,12 +299,14 @@ void NetworkChannel::HandleInit(const proto::Nvsp& message, uint64_t transaction
 
 void NetworkChannel::HandleBuffer(const proto::Nvsp& message, uint64_t transaction) {
   const bool receive = message.type == proto::kSendReceiveBuffer;
+  looking_up_ = true;
   adapter_.FindGpadl(primary_relid_, message.body[proto::kBufferGpadl],
                      [this, alive = std::weak_ptr<bool>(alive_), receive,
                       transaction](const std::shared_ptr<const vmbus::Gpadl>& gpadl) {
                        if (alive.expired())
                          return;  // both this and the end of a channel are the control thread's
                        inbox_.Post([this, receive, transaction, gpadl] {
+                         looking_up_ = false;
                          if (receive) {
                            UseReceiveBuffer(gpadl.get(), transaction);
                          } else {

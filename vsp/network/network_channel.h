@@ -109,9 +109,10 @@ class NetworkChannel final : public FrameOwner {
   void ReleaseSlot(Slot& slot, uint32_t used);
   void FlushIndications();
   void Answer(uint64_t transaction, const vmbus::network::Nvsp& message);
-  // Answers that wait go first.
+  // Answers that wait go first, and so does a buffer that is being looked up: a guest can have one
+  // such question before the control thread, not as many as it can write.
   [[nodiscard]] bool CanTakePacket() const {
-    return replies_.empty() && frames_in_flight_ < kMaxFrames;
+    return replies_.empty() && !looking_up_ && frames_in_flight_ < kMaxFrames;
   }
   [[nodiscard]] bool primary() const { return channel_->identity().subchannel_index == 0; }
 
@@ -131,6 +132,8 @@ class NetworkChannel final : public FrameOwner {
   uint64_t capabilities_ = 0;
   std::unique_ptr<Session> unpublished_;  // waits for the send buffer
   bool told_link_ = true;
+  bool granted_subchannels_ = false;
+  bool looking_up_ = false;
 
   std::shared_ptr<const Session> session_;
   uint32_t seen_generation_ = 0;

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstring>
+#include <future>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -683,6 +684,54 @@ TEST_F(AdapterTest, SubChannelsAreGrantedAsFarAsThereAreQueues) {
     }
   }
   EXPECT_EQ(frames, 1u);
+}
+
+// Once per open, and never more than there are queues.
+TEST_F(AdapterTest, AFloodOfSubChannelRequests) {
+  Build(MakeLoopbackBackend(3), 0, 3);
+  ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
+  uint32_t granted = 0;
+  ASSERT_EQ(driver->RequestSubChannels(2, &granted), Result::kOk);
+  EXPECT_EQ(granted, 2u);
+  for (int i = 0; i < 500; ++i) {
+    ASSERT_EQ(driver->RequestSubChannels(2, &granted), Result::kRefused);
+  }
+  EXPECT_EQ(Stats()["network.rejected.state"], 500u);
+  EXPECT_EQ(partition.Stats()["vmbus.channels"], 3u);
+}
+
+// The control thread finds one question about a buffer at a time, however many the guest writes,
+// and none goes without its answer.
+TEST_F(AdapterTest, AFloodOfReceiveBuffers) {
+  Build(MakeLoopbackBackend(1));
+  ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
+  std::promise<void> resume;
+  partition.loop().Post([future = resume.get_future().share()] { future.wait(); });
+  constexpr uint64_t kRequests = 100;
+  for (uint64_t i = 1; i <= kRequests; ++i) {
+    proto::Nvsp message{.type = i < kRequests ? proto::kSendReceiveBuffer : proto::kInit,
+                        .body = {}};
+    message.body[proto::kInitMaximum] = proto::kVersion6_1;
+    ASSERT_EQ(primary.writer().Write(vmbus::kPacketInBand, vmbus::kCompletionRequested, i, {},
+                                     BytesOf(message)),
+              vmbus::RingStatus::kOk);
+  }
+  primary.Commit();
+  // The last one needs no control thread: its answer would come if it were taken.
+  vmbus::Packet packet;
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_EQ(primary.reader().Next(&packet), vmbus::RingStatus::kEmpty);
+    usleep(1000);
+  }
+  resume.set_value();
+  for (uint64_t i = 1; i <= kRequests;) {
+    if (primary.reader().Next(&packet) == vmbus::RingStatus::kOk) {
+      EXPECT_EQ(packet.descriptor.transaction_id, i++);
+      primary.Commit();
+    } else {
+      ASSERT_TRUE(transport.Wait());
+    }
+  }
 }
 
 TEST_F(AdapterTest, HostilePackets) {

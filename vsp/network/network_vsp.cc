@@ -43,6 +43,7 @@ vmbus::OfferParameters NetworkVsp::offer() const {
   vmbus::OfferParameters parameters;
   parameters.type = vmbus::kNetworkClass;
   parameters.instance = options_.instance;
+  parameters.max_subchannels = options_.queues - 1;
   return parameters;
 }
 
@@ -81,6 +82,15 @@ void NetworkVsp::OnClose(uint32_t relid, std::function<void()> done) {
   }
   if (channel == nullptr) return done();
   channel->Stop(std::move(done));
+}
+
+void NetworkVsp::OnLetGo(uint32_t relid) {
+  std::unique_ptr<NetworkChannel> gone;  // waits for its thread's end without the lock
+  MutexLock lock(mutex_);
+  const auto it = channels_.find(relid);
+  if (it == channels_.end()) return;
+  gone = std::move(it->second);
+  channels_.erase(it);
 }
 
 void NetworkVsp::CountPages(const std::shared_ptr<vmbus::PageCensus>& census) {

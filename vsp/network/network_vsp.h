@@ -69,6 +69,7 @@ class NetworkVsp : public vmbus::ChannelDevice {
   bool OnOpen(const vmbus::OpenRequest& request,
               std::shared_ptr<vmbus::ServerChannel> channel) override;
   void OnClose(uint32_t relid, std::function<void()> done) override;
+  void OnLetGo(uint32_t relid) override;
   void CountPages(const std::shared_ptr<vmbus::PageCensus>& census) override;
 
   // Used by NetworkChannel, any thread.
@@ -101,7 +102,7 @@ class NetworkVsp : public vmbus::ChannelDevice {
   std::atomic<uint32_t> generation_ = 1;
   Mutex mutex_;
   std::shared_ptr<const Session> session_ ABSL_GUARDED_BY(mutex_);
-  // By relid. Kept until the relid is opened again; guarded because any loop may wake the others.
+  // By relid, from the open to OnLetGo; guarded because any loop may wake the others.
   std::map<uint32_t, std::unique_ptr<NetworkChannel>> channels_ ABSL_GUARDED_BY(mutex_);
   NetworkCounters counters_;
 };

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/thread.h"
 
 namespace partita::socket {
 namespace {
@@ -297,10 +298,17 @@ void SocketHub::Forget() {
 
 void SocketHub::Offer(uint64_t id, std::unique_ptr<SocketConnection> connection) {
   if (!thread_.joinable()) {  // most partitions never have a connection
-    thread_ = std::thread([this] {
+    auto started = StartThread("host sockets", [this] {
       pthread_setname_np(pthread_self(), "sockets");
       loop_->Run();
     });
+    if (!started.ok()) {
+      LogLimited(std::string(Message(started.status())));
+      counters_.refused.Add();
+      if (connection->by_host()) connection->Tell("ERROR the host has no thread to spare\n");
+      return;
+    }
+    thread_ = *std::move(started);
   }
   SocketConnection& offered = *connection;
   connections_[id] = std::move(connection);

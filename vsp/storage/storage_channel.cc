@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/monotonic.h"
+#include "base/thread.h"
 #include "vsp/guest_buffer.h"
 
 namespace partita::storage {
@@ -39,7 +40,8 @@ absl::StatusOr<std::unique_ptr<StorageChannel>> StorageChannel::Start(
   std::unique_ptr<StorageChannel> self(
       new StorageChannel(controller, std::move(channel), primary, std::move(wake)));
   RETURN_IF_ERROR(self->Prepare());
-  self->thread_ = std::thread([raw = self.get()] { raw->ThreadMain(); });
+  ASSIGN_OR_RETURN(self->thread_,
+                   StartThread("a storage channel", [raw = self.get()] { raw->ThreadMain(); }));
   return self;
 }
 
@@ -221,8 +223,10 @@ void StorageChannel::HandleControl(const proto::Packet& packet, uint64_t transac
       }
       break;
     case proto::kCreateSubChannels:
+      // Once per open: a guest that needs others closes first.
       if (!primary || !controller_.initialized().load() ||
-          packet.subchannel_count > controller_.options().subchannels) {
+          packet.subchannel_count > controller_.options().subchannels ||
+          std::exchange(granted_subchannels_, true)) {
         counters_.wrong_state.Add();
         reply.status = proto::kStatusInvalidParameter;
       } else {

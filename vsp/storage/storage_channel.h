@@ -113,6 +113,7 @@ class StorageChannel final : public BlockOwner {
   bool ring_open_ = true;  // false after corruption: nothing more is read
   bool stopping_ = false;
   bool told_removal_ = false;
+  bool granted_subchannels_ = false;
   BurstScheduling scheduling_;
   uint32_t packets_of_wake_ = 0;
   std::vector<uint64_t> resets_;  // transactions waiting for in-flight commands to end

@@ -32,6 +32,7 @@ vmbus::OfferParameters StorageVsp::offer() const {
   vmbus::OfferParameters parameters;
   parameters.type = vmbus::kScsiClass;
   parameters.instance = options_.instance;
+  parameters.max_subchannels = options_.subchannels;
   return parameters;
 }
 
@@ -56,10 +57,10 @@ bool StorageVsp::OnOpen(const vmbus::OpenRequest& request,
 void StorageVsp::OnClose(uint32_t relid, std::function<void()> done) {
   const auto it = channels_.find(relid);
   if (it == channels_.end()) return done();
-  // The object itself goes when the relid is opened again or the controller ends; its thread ends
-  // now.
   it->second->Stop(std::move(done));
 }
+
+void StorageVsp::OnLetGo(uint32_t relid) { channels_.erase(relid); }
 
 void StorageVsp::CountPages(const std::shared_ptr<vmbus::PageCensus>& census) {
   for (const auto& [relid, channel] : channels_) channel->CountPages(census);

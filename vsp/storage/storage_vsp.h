@@ -64,6 +64,7 @@ class StorageVsp : public vmbus::ChannelDevice {
   bool OnOpen(const vmbus::OpenRequest& request,
               std::shared_ptr<vmbus::ServerChannel> channel) override;
   void OnClose(uint32_t relid, std::function<void()> done) override;
+  void OnLetGo(uint32_t relid) override;
   void CountPages(const std::shared_ptr<vmbus::PageCensus>& census) override;
 
   // Used by StorageChannel.

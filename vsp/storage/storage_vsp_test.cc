@@ -4,10 +4,12 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <array>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <set>
 #include <vector>
@@ -193,6 +195,47 @@ TEST_F(StorageTest, SubChannelsCarryIo) {
     EXPECT_TRUE(Collect(channel, 1).at(0).ok);
     ASSERT_EQ(channel.Close(connection), Result::kOk);
   }
+}
+
+size_t Threads() {
+  size_t threads = 0;
+  for ([[maybe_unused]] const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    ++threads;
+  }
+  return threads;
+}
+
+// Asking again and again brings no more channels, and neither does closing and opening.
+TEST_F(StorageTest, AFloodOfSubChannelRequests) {
+  const size_t before = Threads();
+  for (int open = 0; open < 20; ++open) {
+    ASSERT_EQ(driver->Initialize(), Result::kOk);
+    ASSERT_EQ(driver->RequestSubChannels(2), Result::kOk);
+    for (int i = 0; i < 500; ++i) ASSERT_NE(driver->RequestSubChannels(2), Result::kOk);
+    EXPECT_LE(Stats()["vmbus.channels"], 1 + 2 * 2u);  // the primary; those of now and of before
+    ASSERT_EQ(primary.Close(connection), Result::kOk);
+    OpenChannel(primary, 0);
+  }
+  EXPECT_LE(Threads(), before);
+}
+
+// A host at its limit of threads fails this channel, not the partition.
+TEST_F(StorageTest, AThreadThatCannotBeStartedFailsTheOpen) {
+  ASSERT_EQ(primary.Close(connection), Result::kOk);
+  pthread_attr_t usual, huge;
+  ASSERT_EQ(pthread_getattr_default_np(&usual), 0);
+  ASSERT_EQ(pthread_attr_init(&huge), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&huge, size_t{1} << 46), 0);
+  ASSERT_EQ(pthread_setattr_default_np(&huge), 0);
+  const vmbus::Offer* offer = connection.Await(vmbus::kScsiClass, 0);
+  auto** list = reinterpret_cast<std::byte**>(partition.Allocate(4096));
+  const Result result =
+      primary.Open(connection, transport, *offer, partition.Allocate(kRingPages * 4096), kRingPages,
+                   list, {partition.Allocate(4096), 4096}, 0);
+  ASSERT_EQ(pthread_setattr_default_np(&usual), 0);
+  EXPECT_NE(result, Result::kOk);
+  OpenChannel(primary, 0);
+  EXPECT_EQ(driver->Initialize(), Result::kOk);
 }
 
 // A recorded disk: every write with its data, FUA as the guest said it, and a flush that is done
