@@ -97,6 +97,8 @@ class SocketConnection : public vmbus::ChannelDevice {
     hub_.loop().Post([this, done = std::move(done)] {
       Stop();
       done();
+      // The stream is gone with the channel, whether or not each half had ended in order.
+      if (!std::exchange(reported_, true)) hub_.Ended(id_);
     });
   }
 
@@ -127,13 +129,31 @@ class SocketConnection : public vmbus::ChannelDevice {
     // Edge-triggered: each Move goes on until neither side can.
     if (added.ok()) {
       added = loop.Add(stream_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-                       [this](uint32_t) { Move(); });
+                       [this](uint32_t events) {
+                         if ((events & (EPOLLHUP | EPOLLERR)) != 0) HostGone();
+                         Move();
+                       });
     }
     if (!added.ok()) {
       Log(Message(added));
       to_guest_done_ = to_host_done_ = true;
     }
     Move();
+  }
+
+  // Nobody reads what the guest sends. What was sent to it can still be read, but not for ever.
+  void HostGone() {
+    to_host_done_ = true;
+    if (!std::exchange(host_gone_, true)) AwaitProgress();
+  }
+  void AwaitProgress() {
+    hub_.loop().After(hub_.patience_ms(),
+                      [this, alive = std::weak_ptr<bool>(alive_), seen = sent_] {
+                        if (alive.expired() || channel_ == nullptr || reported_) return;
+                        if (sent_ != seen) return AwaitProgress();
+                        reported_ = true;
+                        hub_.Ended(id_);
+                      });
   }
 
   void Stop() {
@@ -246,6 +266,7 @@ class SocketConnection : public vmbus::ChannelDevice {
       if (channel_->RequestRoom(static_cast<uint32_t>(payload.size()))) return false;
     }
     hub_.counters().bytes_to_guest.Add(chunk_size_);
+    ++sent_;
     if (chunk_size_ == 0) fin_sent_ = true;
     chunk_size_ = 0;
     chunk_ready_ = false;
@@ -270,17 +291,25 @@ class SocketConnection : public vmbus::ChannelDevice {
   bool chunk_ready_ = false;
   bool to_host_blocked_ = false, fin_from_guest_ = false, to_host_done_ = false;
   bool to_guest_done_ = false, fin_sent_ = false, corrupt_ = false, reported_ = false;
+  bool host_gone_ = false;
+  uint64_t sent_ = 0;  // packets that the guest's ring took
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
 absl::StatusOr<std::unique_ptr<SocketHub>> SocketHub::Create(
-    EventLoop& control, std::function<void(uint32_t port, uint64_t id)> wanted) {
+    EventLoop& control, std::function<void(uint32_t port, uint64_t id)> wanted,
+    uint32_t patience_ms) {
   ASSIGN_OR_RETURN(auto loop, EventLoop::Create());
-  return std::unique_ptr<SocketHub>(new SocketHub(control, std::move(loop), std::move(wanted)));
+  return std::unique_ptr<SocketHub>(
+      new SocketHub(control, std::move(loop), std::move(wanted), patience_ms));
 }
 
 SocketHub::SocketHub(EventLoop& control, std::unique_ptr<EventLoop> loop,
-                     std::function<void(uint32_t, uint64_t)> wanted)
-    : control_(control), loop_(std::move(loop)), wanted_(std::move(wanted)) {}
+                     std::function<void(uint32_t, uint64_t)> wanted, uint32_t patience_ms)
+    : control_(control),
+      loop_(std::move(loop)),
+      wanted_(std::move(wanted)),
+      patience_ms_(patience_ms) {}
 
 SocketHub::~SocketHub() {
   loop_->Stop();

@@ -43,9 +43,14 @@ class SocketHub {
  public:
   static constexpr size_t kMaxConnections = 256;
 
+  static constexpr uint32_t kPatienceMs = 30'000;
+
   // `wanted(port, id)`: a guest connects to a port of the host; Accept or Refuse says with what.
+  // Once the host's program is gone, a guest that takes nothing for `patience_ms` loses the
+  // connection: it must not hold a place for ever.
   static absl::StatusOr<std::unique_ptr<SocketHub>> Create(
-      EventLoop& control, std::function<void(uint32_t port, uint64_t id)> wanted);
+      EventLoop& control, std::function<void(uint32_t port, uint64_t id)> wanted,
+      uint32_t patience_ms = kPatienceMs);
   // All connections must be closed (VmbusServer::Shutdown).
   ~SocketHub();
   SocketHub(const SocketHub&) = delete;
@@ -64,16 +69,18 @@ class SocketHub {
   void Accept(uint64_t id, UniqueFd stream);
   void Refuse(uint64_t id);
 
+  [[nodiscard]] size_t connections() const { return connections_.size(); }
   void DescribeTo(StatSink& sink) const;
 
   // Used by connections.
   [[nodiscard]] EventLoop& loop() { return *loop_; }
   [[nodiscard]] SocketCounters& counters() { return counters_; }
+  [[nodiscard]] uint32_t patience_ms() const { return patience_ms_; }
   void Ended(uint64_t id);
 
  private:
   SocketHub(EventLoop& control, std::unique_ptr<EventLoop> loop,
-            std::function<void(uint32_t, uint64_t)> wanted);
+            std::function<void(uint32_t, uint64_t)> wanted, uint32_t patience_ms);
   // Takes the offer back; the connection goes when the guest has let go.
   void End(uint64_t id);
   void Offer(uint64_t id, std::unique_ptr<SocketConnection> connection);
@@ -84,6 +91,7 @@ class SocketHub {
   EventLoop& control_;
   const std::unique_ptr<EventLoop> loop_;
   const std::function<void(uint32_t, uint64_t)> wanted_;
+  const uint32_t patience_ms_;
   vmbus::VmbusServer* server_ = nullptr;
   std::map<uint64_t, std::unique_ptr<SocketConnection>> connections_;
   std::map<uint64_t, Wanted> asked_;

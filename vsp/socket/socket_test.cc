@@ -21,10 +21,13 @@ class SocketTest : public testing::Test {
  protected:
   void SetUp() override {
     partition.OnControl([&] {
-      hub = *SocketHub::Create(partition.loop(), [this](uint32_t port, uint64_t id) {
-        wanted_port = port;
-        wanted_id = id;
-      });
+      hub = *SocketHub::Create(
+          partition.loop(),
+          [this](uint32_t port, uint64_t id) {
+            wanted_port = port;
+            wanted_id = id;
+          },
+          50);
       hub->Connect(partition.server());
       partition.server().OnSocketConnect(
           [this](const vmbus::Guid& endpoint, const vmbus::Guid& service) {
@@ -104,6 +107,37 @@ class SocketTest : public testing::Test {
     while (recv(fd.get(), &c, 1, 0) == 1 && c != '\n') line += c;
     return line;
   }
+  // The host took its offer back; the guest answers that, and the place is free.
+  void ExpectRescind(bool open = true) {
+    ASSERT_TRUE(AwaitRescind());
+    if (open) {
+      ASSERT_EQ(channel.Close(connection), Result::kOk);
+    }
+    vmbus::RelidMessage released{};
+    released.header.type = vmbus::kRelidReleased;
+    released.relid = rescinded;
+    ASSERT_EQ(transport.Post(vmbus::kMessageConnection5, &released, sizeof(released)), 0);
+    size_t left = 1;
+    for (int i = 0; i < 5000 && left != 0; ++i) {
+      partition.OnControl([&] { left = hub->connections(); });
+      if (left != 0) usleep(1000);
+    }
+    EXPECT_EQ(left, 0u);
+  }
+  bool AwaitRescind() {
+    std::byte message[vmbus::kMaxMessage];
+    do {
+      while (transport.Receive(message)) {
+        vmbus::RelidMessage rescind{};
+        std::memcpy(&rescind, message, sizeof(rescind));
+        if (rescind.header.type != vmbus::kRescindChannelOffer) continue;
+        rescinded = rescind.relid;
+        return true;
+      }
+    } while (transport.Wait());
+    return false;
+  }
+  uint32_t rescinded = 0;
   uint64_t Stat(const std::string& name) {
     StatSink sink;
     hub->DescribeTo(sink);
@@ -233,6 +267,7 @@ TEST_F(SocketTest, LyingPacketsEndTheConnection) {
       Send({1, 2, 3}, 4000);
     }
     EXPECT_TRUE(Receive().empty());
+    ExpectRescind();
   }
   EXPECT_EQ(Stat("socket.rejected"), 2u);
 }
@@ -245,6 +280,36 @@ TEST_F(SocketTest, AHostProgramThatDiesEndsTheConnection) {
   EXPECT_TRUE(Receive().empty()) << "FIN";
   Send({1}, 1);  // into the void
   Send({}, 0);
+  ExpectRescind();
+}
+
+// A guest that says nothing more does not hold the place, and neither does one that takes nothing.
+TEST_F(SocketTest, AConnectionWithoutAHostEndsWithoutTheGuest) {
+  UniqueFd fd = ConnectToGuest(91);
+  Open(ServiceOfPort(91));
+  EXPECT_EQ(Line(fd), "OK 91");
+  fd.Reset();
+  ExpectRescind();
+
+  fd = ConnectToGuest(92);
+  Open(ServiceOfPort(92));
+  EXPECT_EQ(Line(fd), "OK 92");
+  const std::vector<char> much(200 << 10);  // more than the ring has room for
+  std::thread writer([&] {
+    static_cast<void>(send(fd.get(), much.data(), much.size(), MSG_NOSIGNAL));
+    fd.Reset();
+  });
+  writer.join();
+  ExpectRescind();
+}
+
+TEST_F(SocketTest, AGuestThatClosesTheChannelLeavesNothingBehind) {
+  const UniqueFd fd = ConnectToGuest(93);
+  Open(ServiceOfPort(93));
+  EXPECT_EQ(Line(fd), "OK 93");
+  ASSERT_EQ(channel.Close(connection), Result::kOk);
+  EXPECT_TRUE(Line(fd).empty()) << "the host's program sees the end";
+  ExpectRescind(false);
 }
 
 }  // namespace
