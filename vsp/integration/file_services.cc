@@ -48,11 +48,18 @@ void SnapshotService::Request(uint8_t operation, uint32_t timeout_ms,
 
 void SnapshotService::Freeze(uint32_t seconds, const std::function<void(absl::Status)>& done) {
   if (frozen_ != 0) return done(FailedPrecondition("the guest's file systems are frozen already"));
+  // A second freeze would fail in the guest, and undoing it would thaw what the first one holds.
+  if (freezing_) return done(FailedPrecondition("the guest's file systems are being frozen"));
+  freezing_ = true;
   // First whether the guest can: a daemon that is not there says so without freezing anything.
   Request(proto::kSnapshotCheck, kAnswerMs, [this, seconds, done](const Answer& check) {
     const absl::Status able = StatusOf(check, "the guest cannot freeze its file systems");
-    if (!able.ok()) return done(able);
+    if (!able.ok()) {
+      freezing_ = false;
+      return done(able);
+    }
     Request(proto::kSnapshotFreeze, kFreezeMs, [this, seconds, done](const Answer& answer) {
+      freezing_ = false;
       absl::Status status = StatusOf(answer, "the guest did not freeze its file systems");
       if (!status.ok()) {
         // Some of them may stand still.

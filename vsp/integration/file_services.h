@@ -24,12 +24,16 @@ class SnapshotService : public IntegrationService {
   [[nodiscard]] bool frozen() const { return frozen_ != 0; }
 
  protected:
-  void OnStopped() override { frozen_ = 0; }
+  void OnStopped() override {
+    frozen_ = 0;
+    freezing_ = false;
+  }
 
  private:
   void Request(uint8_t operation, uint32_t timeout_ms, std::function<void(Answer)> done);
   uint64_t frozen_ = 0;  // number of the freeze that holds; 0: none
   uint64_t freezes_ = 0;
+  bool freezing_ = false;  // asked for, and not answered yet
 };
 
 class FileCopyService : public IntegrationService {
