@@ -6,6 +6,8 @@
 #include <atomic>
 #include <string>
 
+#include "base/guest_text.h"
+
 namespace partita {
 namespace {
 
@@ -49,7 +51,9 @@ void LogGuestText(std::string_view prefix, std::string_view text) {
   constexpr size_t kMaxText = 4096;
   std::string clean(text.substr(0, kMaxText));
   for (char& c : clean) {
-    if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7F) c = '?';
+    // ASCII only: a panic's text is cut at any byte, and half a character is none.
+    const auto byte = static_cast<uint8_t>(c);
+    if (c != '\n' && c != '\t' && (byte >= 0x80 || !ShowsOnly(byte))) c = '?';
   }
   size_t start = 0;
   while (start < clean.size()) {

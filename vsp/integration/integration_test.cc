@@ -353,6 +353,7 @@ TEST_F(IntegrationTest, FileSystemsAreFrozenAndThawedInTime) {
   expect(proto::kSnapshotCheck, proto::kStatusFail);
   EXPECT_FALSE(cannot.get().ok());
   auto frozen = freeze(10);
+  EXPECT_FALSE(freeze(10).get().ok()) << "two at once: the second would undo the first";
   expect(proto::kSnapshotCheck, 0);
   expect(proto::kSnapshotFreeze, 0);
   EXPECT_TRUE(frozen.get().ok());
@@ -532,6 +533,11 @@ TEST(Utf16, TextOfGuestsIsMadeHarmless) {
   const std::vector<uint8_t> lone = {0x00, 0xD8, 'a', 0, 0x1B, 0, '[', 0, 7};
   EXPECT_EQ(FromUtf16(lone), "\uFFFDa[");
   EXPECT_EQ(FromUtf16({}), "");
+  // C1 controls (U+009B is an escape sequence), overrides of direction, separators, tags.
+  EXPECT_EQ(FromUtf16(ToUtf16("a\u0080\u009b31m\u009fb")), "a31mb");
+  EXPECT_EQ(FromUtf16(ToUtf16("a\u202ecod.exe\u2066\u2069\u200f\u061cb")), "acod.exeb");
+  EXPECT_EQ(FromUtf16(ToUtf16("a\u2028\u2029\U000E0041b")), "ab");
+  EXPECT_EQ(FromUtf16(ToUtf16("\u00a0\u05d0\u0627\u2030\u2070")), "\u00a0\u05d0\u0627\u2030\u2070");
   EXPECT_EQ(FromUtf16(ToUtf16("\xC3")), "\uFFFD");
   EXPECT_EQ(FromUtf16(ToUtf16("\xFF\xF0\x80")), "\uFFFD\uFFFD\uFFFD");
 }

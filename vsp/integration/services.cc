@@ -6,6 +6,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/guest_text.h"
 #include "base/monotonic.h"
 #include "vsp/integration/answer.h"
 
@@ -87,8 +88,7 @@ std::string FromUtf16(std::span<const uint8_t> bytes) {
     } else if (code >= 0xD800 && code < 0xE000) {
       code = kReplacement;
     }
-    if (code < 0x20 || code == 0x7F) continue;
-    AppendUtf8(out, code);
+    if (ShowsOnly(code)) AppendUtf8(out, code);
   }
   return out;
 }

@@ -93,7 +93,7 @@ class KeyValueService : public IntegrationService {
 };
 
 // UTF-16 of a key or value, with its terminator, and back. Guests' text may be anything: what is no
-// UTF-16 becomes U+FFFD, control characters are left out.
+// UTF-16 becomes U+FFFD, and what does not only show (base/guest_text.h) is left out.
 std::vector<uint8_t> ToUtf16(std::string_view text);
 std::string FromUtf16(std::span<const uint8_t> bytes);
 
