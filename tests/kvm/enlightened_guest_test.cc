@@ -98,6 +98,17 @@ uint64_t Pattern(uint64_t word, uint64_t seed) {
   return ((word + seed) * 0x9E3779B97F4A7C15ull) ^ (word >> 7);
 }
 
+// A job that there is not, or none, is no reason to write the disk.
+TEST_F(GuestTest, AnUnknownJobTouchesNothing) {
+  for (const char* job : {"job=verfy mib=8", "mib=8"}) {
+    const Outcome run = Guest(job, "--disk " + disk);
+    EXPECT_EQ(run.Event("error").value("why", ""), "there is no such job") << run.output;
+    struct stat info {};
+    ASSERT_EQ(stat(disk.c_str(), &info), 0);
+    EXPECT_EQ(info.st_blocks, 0) << "the disk was written";
+  }
+}
+
 // 64 MiB written and verified by the guest; the host then finds exactly those bytes.
 TEST_F(GuestTest, WritesAndVerifies64MiBOnOneAndTwoVps) {
   for (const uint64_t vps : {1u, 2u}) {

@@ -578,8 +578,10 @@ void UserMain(uint64_t) {
     ReportPlatform();
   } else if (kind == "registers") {
     ReportRegisters();
-  } else if (kind != "hello") {
+  } else if (kind == "verify" || kind == "bench") {
     RunStorage();
+  } else if (kind != "hello") {
+    Fail("there is no such job");  // and what a mistyped one meant is not to be guessed from a disk
   }
   JsonLine("bye").Number("interrupts", Interrupts(0));
   PowerOff();
