@@ -91,7 +91,7 @@ class MemoryTest : public DeviceTest {
       return absl::OkStatus();
     };
     partition.OnControl([&] {
-      memory = std::make_unique<DynamicMemory>(partition.loop(), std::move(host));
+      memory = std::make_unique<DynamicMemory>(partition.loop(), std::move(host), patience_ms);
       ASSERT_NE(partition.server().AddDevice(*memory), 0u);
     });
     Open(vmbus::kDynamicMemoryClass);
@@ -135,6 +135,7 @@ class MemoryTest : public DeviceTest {
     partition.OnControl([&] { memory->DescribeTo(sink); });
     return sink.values().at(name);
   }
+  uint32_t patience_ms = DynamicMemory::kPatienceMs;
   bool hold = false;
   std::vector<std::function<void()>> held;
   std::set<uint64_t> in_use, discarded;
@@ -233,6 +234,78 @@ TEST_F(MemoryTest, MoreThanWasAskedForIsGivenBack) {
   EXPECT_EQ(discarded.size(), 1024u);
   SendWords(9 | 8 << 16, 4);
   EXPECT_EQ(*Result(), 60 * kMib);
+}
+
+class SlowMemoryTest : public MemoryTest {
+ protected:
+  SlowMemoryTest() { patience_ms = 50; }
+  void ExpectAssigned(uint64_t bytes) {
+    for (int i = 0; i < 5000 && Stat("memory.assigned_bytes") != bytes; ++i) usleep(1000);
+    EXPECT_EQ(Stat("memory.assigned_bytes"), bytes);
+  }
+};
+
+// Nobody waits any more when the guest gives its pages: they are the host's all the same.
+TEST_F(SlowMemoryTest, PagesThatComeLateAreDiscardedOrGivenBack) {
+  Start();
+  in_use = {2000};
+  Target(60);
+  Receive();
+  EXPECT_EQ(Result().status().code(), absl::StatusCode::kDeadlineExceeded);
+  Taken({{1000, 500}}, true);
+  Taken({{1500, 424}, {2000, 100}});
+  const auto back = Receive();
+  EXPECT_EQ(back[0] & 0xFFFF, 8u);
+  EXPECT_EQ(back[4], 2000u);
+  SendWords(9 | 8 << 16, 3);
+  ExpectAssigned(64 * kMib - 924 * 4096);
+  partition.OnControl([&] { EXPECT_EQ(discarded.size(), 924u); });
+  EXPECT_EQ(Stat("memory.rejected"), 0u);
+  Target(64);
+  EXPECT_EQ(Receive()[3], 1u) << "all of it is known";
+  SendWords(9 | 8 << 16, 4);
+  EXPECT_EQ(*Result(), 64 * kMib);
+}
+
+// The address of memory that the guest has not answered for is not used again.
+TEST_F(SlowMemoryTest, AnAddThatIsAnsweredLateKeepsItsAddress) {
+  Start();
+  Target(192);
+  Receive();
+  EXPECT_EQ(Result().status().code(), absl::StatusCode::kDeadlineExceeded);
+  added = {};
+  Target(192);
+  EXPECT_EQ(Result().status().code(), absl::StatusCode::kDeadlineExceeded) << "still under way";
+  EXPECT_EQ(added.second, 0u);
+  SendWords(11 | 16 << 16, 5, 32768, 1);
+  ExpectAssigned(192 * kMib);
+  Target(320);
+  Receive();
+  EXPECT_EQ(added.first, (1ull << 32) + 128 * kMib);
+  ASSERT_EQ(channel.Close(connection), Result::kOk) << "without an answer";
+  ExpectAssigned(320 * kMib);
+}
+
+// More ranges than one message holds: none is lost to a full ring.
+TEST_F(MemoryTest, EverythingThatIsRefusedIsGivenBack) {
+  Start();
+  for (uint64_t page = 0; page < 2048; ++page) in_use.insert(page);
+  Target(60);
+  Receive();
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  for (uint64_t i = 0; i < 1020; ++i) ranges.emplace_back(2 * i, 1);
+  for (size_t at = 0; at < ranges.size(); at += 255) {
+    Taken({ranges.begin() + at, ranges.begin() + at + 255}, at + 255 < ranges.size());
+  }
+  std::set<uint64_t> back;
+  while (back.size() < ranges.size()) {
+    const auto message = Receive();
+    ASSERT_EQ(message[0] & 0xFFFF, 8u);
+    ASSERT_EQ(message[2], 0u) << "answered before the next one is sent";
+    for (uint32_t i = 0; i < message[3]; ++i) back.insert(message[4 + 2 * i]);
+    SendWords(9 | 8 << 16, 3);
+  }
+  EXPECT_TRUE(discarded.empty());
 }
 
 TEST_F(MemoryTest, AnExaminationEndsWithTheChannel) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/guest_memory.h"
+#include "base/monotonic.h"
 
 namespace partita::integration {
 namespace {
@@ -34,7 +35,6 @@ constexpr uint64_t kRangePages = (uint64_t{1} << 24) - 1;
 constexpr size_t kMaxRanges = 500;  // of a message of 4096 bytes
 constexpr uint64_t kMaxRemembered = 1
                                     << 16;  // ranges; a guest that sends more in crumbs is refused
-constexpr uint32_t kStepMs = 60'000;
 constexpr uint64_t kMib = 1 << 20;
 
 template <typename T>
@@ -43,16 +43,18 @@ bool Load(std::span<const std::byte> from, size_t at, T* value) {
   std::memcpy(value, from.data() + at, sizeof(T));
   return true;
 }
+absl::Status NotRead() { return Unavailable("the guest does not read its ring"); }
 uint64_t Pack(uint64_t first, uint64_t count) {
   return (first & ((uint64_t{1} << 40) - 1)) | count << 40;
 }
 
 }  // namespace
 
-DynamicMemory::DynamicMemory(EventLoop& loop, Host host)
+DynamicMemory::DynamicMemory(EventLoop& loop, Host host, uint32_t patience_ms)
     : MessageChannel(loop, "dynamic memory", vmbus::kDynamicMemoryClass,
                      vmbus::ParseGuid("1eccfd72-4b41-45ef-b73a-4a6e44c12924")),
-      host_(std::move(host)) {}
+      host_(std::move(host)),
+      patience_ms_(patience_ms) {}
 
 uint64_t DynamicMemory::assigned_bytes() const {
   return (host_.start_pages + added_pages_ - ballooned_pages_) << kPageShift;
@@ -62,15 +64,16 @@ void DynamicMemory::OnClosed() {
   ready_ = can_balloon_ = can_add_ = false;
   offered_.clear();
   examination_.reset();
+  watching_ = false;  // timers end with the channel
   Finish(Unavailable("the guest closed dynamic memory"));
 }
 
-void DynamicMemory::Send(uint16_t type, std::span<const std::byte> body) {
+bool DynamicMemory::Send(uint16_t type, std::span<const std::byte> body) {
   const Header header = {type, static_cast<uint16_t>(sizeof(Header) + body.size()), ++transaction_};
   std::vector<std::byte> message(sizeof(header) + body.size());
   std::memcpy(message.data(), &header, sizeof(header));
   if (!body.empty()) std::memcpy(message.data() + sizeof(header), body.data(), body.size());
-  SendPacket(message);
+  return SendPacket(message);
 }
 
 void DynamicMemory::OnPacket(const vmbus::Packet& packet) {
@@ -86,7 +89,8 @@ void DynamicMemory::OnPacket(const vmbus::Packet& packet) {
       uint32_t version = 0;
       if (!Load(body, 0, &version)) return rejected_.Add();
       const bool known = version == kVersion2 || version == kVersion1 || version == kOldVersion;
-      return Send(kVersionResponse, std::as_bytes(std::span(known ? &yes : &no, 1)));
+      Send(kVersionResponse, std::as_bytes(std::span(known ? &yes : &no, 1)));
+      return;
     }
     case kCapabilities: {
       uint64_t capabilities = 0;
@@ -129,14 +133,14 @@ void DynamicMemory::SetTarget(uint64_t bytes, std::function<void(absl::StatusOr<
   if (done_) std::exchange(done_, nullptr)(absl::CancelledError("another target was set"));
   target_pages_ = bytes >> kPageShift;
   done_ = std::move(done);
-  taken_in_step_ = UINT64_MAX;
-  if (doing_ == Doing::kNothing) Continue();
+  taken_in_step_ = 1;  // nobody has had the last word yet
+  if (doing_ == Doing::kNothing) return Continue();
+  Watch();
 }
 
 // The next step towards the target, if there is one.
 void DynamicMemory::Continue() {
-  ++step_;
-  if (!refused_.empty()) return GiveRanges(std::exchange(refused_, {}));
+  if (!giving_.empty()) return GiveNext();
   const uint64_t has = assigned_bytes() >> kPageShift;
   if (!done_) return;
   if (has > target_pages_) {
@@ -153,18 +157,28 @@ void DynamicMemory::Continue() {
 
 void DynamicMemory::Finish(absl::Status status) {
   doing_ = Doing::kNothing;
-  ++step_;
+  Reply(std::move(status));
+}
+
+void DynamicMemory::Reply(absl::Status status) {
   auto done = std::exchange(done_, nullptr);
   if (!done) return;
   if (!status.ok()) return done(std::move(status));
   done(assigned_bytes());
 }
 
+// One timer, however often the guest brings something.
 void DynamicMemory::Watch() {
-  After(kStepMs, [this, step = step_] {
-    if (step == step_ && doing_ != Doing::kNothing) {
-      Finish(absl::DeadlineExceededError("the guest did not answer"));
-    }
+  progress_ns_ = MonotonicNs();
+  if (!std::exchange(watching_, true)) AwaitProgress(patience_ms_);
+}
+
+void DynamicMemory::AwaitProgress(uint64_t milliseconds) {
+  After(static_cast<uint32_t>(milliseconds), [this] {
+    const uint64_t quiet = (MonotonicNs() - progress_ns_) / 1'000'000;
+    if (done_ && quiet < patience_ms_) return AwaitProgress(patience_ms_ - quiet);
+    watching_ = false;
+    Reply(absl::DeadlineExceededError("the guest did not answer"));
   });
 }
 
@@ -174,7 +188,7 @@ void DynamicMemory::Take(uint64_t pages) {
   taken_in_step_ = 0;
   asked_pages_ = std::min<uint64_t>(pages, UINT32_MAX);
   const uint32_t body[] = {static_cast<uint32_t>(asked_pages_), 0};
-  Send(kBalloon, std::as_bytes(std::span(body)));
+  if (!Send(kBalloon, std::as_bytes(std::span(body)))) return Finish(NotRead());
   Watch();
 }
 
@@ -187,17 +201,18 @@ void DynamicMemory::OnTaken(std::span<const std::byte> body) {
     rejected_.Add();
     return Finish(InvalidArgument("the guest's list of pages is cut off"));
   }
-  if (all_offered_ || offered_.size() + count > kMaxRemembered) return rejected_.Add();
+  if (all_offered_) return rejected_.Add();
   for (uint32_t i = 0; i < count; ++i) {
     uint64_t packed = 0;
     static_cast<void>(Load(body, 8 + size_t{i} * sizeof(packed), &packed));
     const Range range{packed & ((uint64_t{1} << 40) - 1), packed >> 40};
     // What was not asked for is not even looked at: a guest could keep this thread busy with it.
-    if (range.count > asked_pages_) {
+    if (range.count > asked_pages_ || offered_.size() >= kMaxRemembered) {
       Refuse(range);
       continue;
     }
     asked_pages_ -= range.count;
+    if (range.count > 0) Watch();
     offered_.push_back(range);
   }
   all_offered_ = !more;
@@ -239,7 +254,7 @@ void DynamicMemory::Accept(const Range& range, const Host::Usable& usable) {
 
 void DynamicMemory::Refuse(const Range& range) {
   refused_pages_.Add(range.count);
-  if (refused_.size() < kMaxRanges && range.count > 0) refused_.push_back(range);
+  if (giving_.size() < kMaxRemembered && range.count > 0) giving_.push_back(range);
 }
 
 void DynamicMemory::Insert(Range range) {
@@ -260,34 +275,31 @@ void DynamicMemory::Insert(Range range) {
 }
 
 void DynamicMemory::Give(uint64_t pages) {
-  std::vector<Range> ranges;
   while (pages > 0 && !ballooned_.empty()) {
     const auto last = std::prev(ballooned_.end());
     const uint64_t count = std::min({pages, last->second, kRangePages});
     // From the end of a range, so that its start stays the key.
-    ranges.push_back({last->first + last->second - count, count});
+    giving_.push_back({last->first + last->second - count, count});
     last->second -= count;
     if (last->second == 0) ballooned_.erase(last);
     ballooned_pages_ -= count;
     pages -= count;
   }
-  GiveRanges(std::move(ranges));
+  GiveNext();
 }
 
-void DynamicMemory::GiveRanges(std::vector<Range> ranges) {
+// As many ranges as one message holds; its answer makes room in the ring for the next.
+void DynamicMemory::GiveNext() {
   doing_ = Doing::kGiving;
+  const size_t count = std::min(giving_.size(), kMaxRanges);
+  const auto ranges = std::span(giving_).last(count);
+  std::vector<uint64_t> body(1 + count);
+  const uint32_t head[] = {0, static_cast<uint32_t>(count)};
+  std::memcpy(body.data(), head, sizeof(head));
+  for (size_t i = 0; i < count; ++i) body[1 + i] = Pack(ranges[i].first, ranges[i].count);
   // The pages are there again as soon as the guest touches them.
-  for (size_t at = 0; at < ranges.size();) {
-    const size_t count = std::min(ranges.size() - at, kMaxRanges);
-    std::vector<uint64_t> body(1 + count);
-    const uint32_t head[] = {at + count < ranges.size() ? 1u : 0u, static_cast<uint32_t>(count)};
-    std::memcpy(body.data(), head, sizeof(head));
-    for (size_t i = 0; i < count; ++i) {
-      body[1 + i] = Pack(ranges[at + i].first, ranges[at + i].count);
-    }
-    Send(kUnballoon, std::as_bytes(std::span(body)));
-    at += count;
-  }
+  if (!Send(kUnballoon, std::as_bytes(std::span(body)))) return Finish(NotRead());
+  giving_.resize(giving_.size() - count);
   Watch();
 }
 
@@ -307,10 +319,13 @@ void DynamicMemory::Add(uint64_t pages) {
   if (const absl::Status status = host_.add(gpa, pages << kPageShift); !status.ok()) {
     return Finish(status);
   }
+  // The slot is there from now on, whatever becomes of the guest's answer: the next one goes
+  // behind.
+  added_pages_ += pages;
   doing_ = Doing::kAdding;
   adding_pages_ = pages;
   const uint64_t body[] = {Pack(gpa >> kPageShift, pages), Pack(gpa >> kPageShift, pages)};
-  Send(kHotAdd, std::as_bytes(std::span(body)));
+  if (!Send(kHotAdd, std::as_bytes(std::span(body)))) return Finish(NotRead());
   Watch();
 }
 
@@ -318,8 +333,7 @@ void DynamicMemory::OnAdded(std::span<const std::byte> body) {
   uint32_t pages = 0, result = 0;
   if (!Load(body, 0, &pages) || !Load(body, 4, &result)) return rejected_.Add();
   doing_ = Doing::kNothing;
-  // The slot is there in any case; what the guest did not take is not offered again.
-  added_pages_ += adding_pages_;
+  // What the guest did not take is not offered again.
   if (result != 1 || pages < adding_pages_) {
     return Finish(FailedPrecondition("the guest took " + std::to_string(pages >> 8) + " of " +
                                      std::to_string(adding_pages_ >> 8) + " MiB"));

@@ -33,11 +33,14 @@ class DynamicMemory : public MessageChannel {
     // Makes `bytes` at `gpa` RAM of the guest.
     std::function<absl::Status(uint64_t gpa, uint64_t bytes)> add;
   };
-  DynamicMemory(EventLoop& loop, Host host);
+  static constexpr uint32_t kPatienceMs = 60'000;
+  // `patience_ms`: how long whoever set a target waits for a guest that brings nothing.
+  DynamicMemory(EventLoop& loop, Host host, uint32_t patience_ms = kPatienceMs);
 
   [[nodiscard]] bool ready() const { return ready_; }
   // How much the guest is to have, in bytes. `done`: how much it has now; a guest keeps what it
-  // cannot do without, so that may be more.
+  // cannot do without, so that may be more. A guest that does not answer in time ends the waiting
+  // and not the operation: what it says later still counts, and the next target waits for it.
   void SetTarget(uint64_t bytes, std::function<void(absl::StatusOr<uint64_t>)> done);
   [[nodiscard]] uint64_t assigned_bytes() const;
   void DescribeTo(StatSink& sink) const;
@@ -51,12 +54,12 @@ class DynamicMemory : public MessageChannel {
   struct Range {
     uint64_t first = 0, count = 0;
   };
-  void Send(uint16_t type, std::span<const std::byte> body);
+  bool Send(uint16_t type, std::span<const std::byte> body);
   void Continue();
   void Take(uint64_t pages);
   void Give(uint64_t pages);
   void Add(uint64_t pages);
-  void GiveRanges(std::vector<Range> ranges);
+  void GiveNext();
   void OnTaken(std::span<const std::byte> body);
   void OnAdded(std::span<const std::byte> body);
   void Examine();
@@ -64,14 +67,19 @@ class DynamicMemory : public MessageChannel {
   void Refuse(const Range& range);
   void Insert(Range range);
   void Watch();
+  void AwaitProgress(uint64_t milliseconds);
+  // Tells whoever waits; the operation goes on.
+  void Reply(absl::Status status);
   void Finish(absl::Status status);
 
   const Host host_;
+  const uint32_t patience_ms_;
   bool ready_ = false, can_balloon_ = false, can_add_ = false;
   uint64_t alignment_pages_ = 0;  // of memory that is added
   uint32_t transaction_ = 0;
   Doing doing_ = Doing::kNothing;
-  uint64_t step_ = 0;  // number of the operation under way, for its time-out
+  uint64_t progress_ns_ = 0;  // when the guest last brought something, on the monotonic clock
+  bool watching_ = false;     // a timer runs
   uint64_t taken_in_step_ = 0;
   uint64_t target_pages_ = 0;
   std::function<void(absl::StatusOr<uint64_t>)> done_;
@@ -82,7 +90,7 @@ class DynamicMemory : public MessageChannel {
   std::vector<Range> offered_;  // not looked at yet
   bool all_offered_ = false;
   std::shared_ptr<bool> examination_;  // while the machine looks; expires when the guest closes
-  std::vector<Range> refused_;         // to be given back
+  std::vector<Range> giving_;          // to be given back, as the guest takes them
   // The guest's last report, in pages.
   uint64_t available_ = 0, committed_ = 0;
   Counter reports_, refused_pages_, rejected_;
