@@ -9,6 +9,30 @@ GuestMemory::GuestMemory(std::span<const Region> regions, int fd)
     : count_(regions.size()), fd_(fd) {
   Expects(regions.size() <= kMaxRegions);
   std::copy(regions.begin(), regions.end(), regions_.begin());
+  for (size_t i = 0; i < count_; ++i) reachable_[i] = regions[i].added_later ? 0 : regions[i].size;
+}
+
+std::byte* GuestMemory::Room(uint64_t gpa, uint64_t length) const noexcept {
+  for (size_t i = 0; i < count_; ++i) {
+    const uint64_t added = reachable_[i];
+    if (!regions_[i].added_later || gpa != regions_[i].gpa + added) continue;
+    if (length != 0 && length <= regions_[i].size - added) return regions_[i].host + added;
+  }
+  return nullptr;
+}
+
+void GuestMemory::Extend(uint64_t length) noexcept {
+  for (size_t i = 0; i < count_; ++i) {
+    if (!regions_[i].added_later) continue;
+    Expects(length <= regions_[i].size - reachable_[i]);
+    reachable_[i] += length;
+  }
+}
+
+void GuestMemory::ForgetAdded() noexcept {
+  for (size_t i = 0; i < count_; ++i) {
+    if (regions_[i].added_later) reachable_[i] = 0;
+  }
 }
 
 bool GuestMemory::Read(uint64_t gpa, std::span<std::byte> out) const noexcept {

@@ -7,7 +7,7 @@
 // a dirty bitmap can be fed (KVM's own dirty log does not see writes made by this process).
 //
 // Thread safety: all methods may be called from any thread; regions never change after
-// construction.
+// construction, except that Extend and ForgetAdded move the end of what was added (control thread).
 #ifndef PARTITA_BASE_GUEST_MEMORY_H_
 #define PARTITA_BASE_GUEST_MEMORY_H_
 
@@ -41,7 +41,7 @@ class GuestMemory {
     uint64_t size = 0;
     std::byte* host = nullptr;
     uint64_t file_offset = 0;  // where the region starts in `fd()`
-    bool added_later = false;  // not the guest's from the start (dynamic memory)
+    bool added_later = false;  // the guest's as far as Extend says (dynamic memory); one at most
   };
 
   // `fd` is the memfd behind the regions, or -1 (tests); it is not owned.
@@ -51,11 +51,19 @@ class GuestMemory {
   [[nodiscard]] std::byte* Range(uint64_t gpa, uint64_t length) const noexcept {
     for (size_t i = 0; i < count_; ++i) {
       const Region& region = regions_[i];
+      const uint64_t size = reachable_[i].load(std::memory_order_relaxed);
       const uint64_t offset = gpa - region.gpa;  // wraps to a huge value below the region
-      if (offset < region.size && length <= region.size - offset) return region.host + offset;
+      if (offset < size && length <= size - offset) return region.host + offset;
     }
     return nullptr;
   }
+  // Host address of [gpa, gpa + length), or null unless that is what can be added next: memory is
+  // added from the start of its region on, without gaps.
+  [[nodiscard]] std::byte* Room(uint64_t gpa, uint64_t length) const noexcept;
+  // From now on what Room() answered for is the guest's.
+  void Extend(uint64_t length) noexcept;
+  // Nothing has been added (a guest that begins anew).
+  void ForgetAdded() noexcept;
   [[nodiscard]] std::byte* Page(uint64_t pfn) const noexcept {
     return pfn > (UINT64_MAX >> kPageShift) ? nullptr : Range(pfn << kPageShift, kPageSize);
   }
@@ -84,6 +92,10 @@ class GuestMemory {
   }
   // `sink` outlives its use; null turns tracking off.
   void SetDirtySink(DirtySink* sink) { dirty_.store(sink, std::memory_order_release); }
+  // Whether anybody listens; for those to whom naming what they wrote is work.
+  [[nodiscard]] bool tracks_writes() const noexcept {
+    return dirty_.load(std::memory_order_acquire) != nullptr;
+  }
 
   [[nodiscard]] std::span<const Region> regions() const { return {regions_.data(), count_}; }
   [[nodiscard]] uint64_t size() const;
@@ -91,6 +103,7 @@ class GuestMemory {
 
  private:
   std::array<Region, kMaxRegions> regions_{};
+  std::array<std::atomic<uint64_t>, kMaxRegions> reachable_{};  // bytes of each region
   size_t count_ = 0;
   int fd_;
   std::atomic<DirtySink*> dirty_ = nullptr;

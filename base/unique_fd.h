@@ -87,6 +87,17 @@ class Mapping {
     if (address == MAP_FAILED) return SystemError("mapping memory");
     return Mapping(address, size);
   }
+  // Gives up all but `size` bytes that start at a multiple of `alignment` (a power of two). The
+  // mapping is at least `alignment` longer than that.
+  void Trim(size_t alignment, size_t size) {
+    const auto start = reinterpret_cast<uintptr_t>(address_);
+    const size_t head = (alignment - start % alignment) % alignment;
+    std::byte* kept = data() + head;
+    if (head != 0) munmap(address_, head);
+    if (size_ - head > size) munmap(kept + size, size_ - head - size);
+    address_ = kept;
+    size_ = size;
+  }
   [[nodiscard]] std::byte* data() const { return static_cast<std::byte*>(address_); }
   [[nodiscard]] size_t size() const { return size_; }
 

@@ -49,9 +49,12 @@ absl::StatusOr<std::unique_ptr<Partition>> Partition::Create(int kvm_fd, GuestRa
 }
 
 absl::Status Partition::AddMemory(uint64_t gpa, uint64_t bytes) {
-  std::byte* host = ram_.memory().Range(gpa, bytes);
+  std::byte* host = memory().Room(gpa, bytes);
   if (host == nullptr) return InvalidArgument("no memory was set aside there");
-  return vm_->SetMemory(next_slot_++, gpa, bytes, host);
+  RETURN_IF_ERROR(vm_->SetMemory(next_slot_, gpa, bytes, host));
+  ++next_slot_;
+  memory().Extend(bytes);
+  return absl::OkStatus();
 }
 
 absl::Status Partition::CreateVps(int kvm_fd) {

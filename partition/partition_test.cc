@@ -488,20 +488,5 @@ TEST_F(LoaderTest, DamagedElfImagesGetAClearLine) {
   EXPECT_FALSE(Load(image).ok());
 }
 
-TEST(GuestRam, SizesAndTheHole) {
-  EXPECT_FALSE(GuestRam::Create(1 << 20, PageKind::kSmall).ok());
-  EXPECT_FALSE(GuestRam::Create((64 << 20) + 4096, PageKind::kSmall).ok());
-  EXPECT_FALSE(GuestRam::Create(2ull << 40, PageKind::kSmall).ok());
-  auto ram = GuestRam::Create(200ull << 30, PageKind::kSmall);  // sparse
-  ASSERT_TRUE(ram.ok()) << ram.status();
-  GuestMemory& memory = (*ram)->memory();
-  EXPECT_EQ(memory.Range(machine::kHoleStart, 1), nullptr);
-  EXPECT_NE(memory.Range(machine::kHighRamStart, 4096), nullptr);
-  ASSERT_TRUE(memory.Store<uint64_t>(machine::kHighRamStart, 42));
-  EXPECT_LT((*ram)->AllocatedBytes(), 1u << 20);
-  ASSERT_TRUE((*ram)->Clear().ok());
-  EXPECT_EQ(memory.Load<uint64_t>(machine::kHighRamStart), 0u);
-}
-
 }  // namespace
 }  // namespace partita

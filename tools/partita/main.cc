@@ -64,9 +64,10 @@ void AddRun(CLI::App& root, RunOptions& o) {
          "Name; the identities and addresses of its devices derive from it. Without one they "
          "are new\nin each run")
       ->capture_default_str();
-  run->add_option("--memory", o.memory,
-                  "RAM: SIZE[,pages=4k|thp|2m][,max=SIZE], SIZE like 512M or 2G. Memory up to max "
-                  "can be\nadded while it runs")
+  run->add_option(
+         "--memory", o.memory,
+         "RAM: SIZE[,pages=auto|4k|2m|shared][,max=SIZE], SIZE like 512M or 2G. Memory up to max "
+         "can be\nadded while it runs")
       ->capture_default_str();
   run->add_option("--cpus", o.cpus, "Virtual processors")
       ->check(CLI::Range(1, 64))

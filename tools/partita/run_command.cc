@@ -425,21 +425,23 @@ absl::StatusOr<uint64_t> ParseSize(const std::string& size) {
 absl::Status ParseMemory(const std::string& text, uint64_t* bytes, int* pages, uint64_t* maximum) {
   size_t at = text.find(',');
   ASSIGN_OR_RETURN(*bytes, ParseSize(text.substr(0, at)));
-  *pages = control::PAGES_SMALL;
+  *pages = control::PAGES_AUTO;
   *maximum = 0;
   while (at != std::string::npos) {
     const size_t next = text.find(',', at + 1);
     const std::string word = text.substr(at + 1, next == std::string::npos ? next : next - at - 1);
     at = next;
-    if (word == "pages=thp") {
-      *pages = control::PAGES_TRANSPARENT;
+    if (word == "pages=4k") {
+      *pages = control::PAGES_SMALL;
+    } else if (word == "pages=shared") {
+      *pages = control::PAGES_SHARED;
     } else if (word == "pages=2m") {
       *pages = control::PAGES_HUGE;
     } else if (word.starts_with("max=")) {
       ASSIGN_OR_RETURN(*maximum, ParseSize(word.substr(4)));
-    } else if (word != "pages=4k") {
+    } else if (word != "pages=auto") {
       return InvalidArgument("--memory does not know '" + word +
-                             "'; it takes pages=4k, thp or 2m, and max=SIZE");
+                             "'; it takes pages=auto, 4k, 2m or shared, and max=SIZE");
     }
   }
   return absl::OkStatus();

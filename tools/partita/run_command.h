@@ -51,7 +51,7 @@ struct RunHooks {
 };
 int RunPartition(const RunOptions& options, const RunHooks& hooks);
 
-// "2G", "512M", "2G,pages=thp" -> bytes and kind of pages (see control.proto).
+// "2G", "512M", "2G,pages=2m" -> bytes and kind of pages (see control.proto).
 // `maximum`: what the partition may grow to, or 0.
 absl::Status ParseMemory(const std::string& text, uint64_t* bytes, int* pages, uint64_t* maximum);
 

@@ -249,9 +249,10 @@ absl::Status Machine::Start() {
   if (start_.cpus() == 0 || start_.cpus() > machine::kMaxVps) {
     return InvalidArgument("a partition has 1 to 64 virtual processors");
   }
-  const PageKind kind = start_.pages() == control::PAGES_HUGE          ? PageKind::kHuge
-                        : start_.pages() == control::PAGES_TRANSPARENT ? PageKind::kTransparent
-                                                                       : PageKind::kSmall;
+  const PageKind kind = start_.pages() == control::PAGES_HUGE     ? PageKind::kHuge
+                        : start_.pages() == control::PAGES_SMALL  ? PageKind::kSmall
+                        : start_.pages() == control::PAGES_SHARED ? PageKind::kShared
+                                                                  : PageKind::kAuto;
   ASSIGN_OR_RETURN(ram_,
                    GuestRam::Create(start_.memory_bytes(), kind, start_.maximum_memory_bytes()));
   RETURN_IF_ERROR(OpenDisks());
