@@ -17,7 +17,7 @@ uint32_t Advance(uint32_t index, uint32_t by, uint32_t size) {
 
 void RingMemory::CopyIn(uint32_t index, const void* from, uint32_t length) const {
   if (length == 0) return;
-  if (linear != nullptr) {
+  if (uint64_t{index} + length <= linear_size) {
     std::memcpy(linear + index, from, length);
     return;
   }
@@ -34,7 +34,7 @@ void RingMemory::CopyIn(uint32_t index, const void* from, uint32_t length) const
 
 void RingMemory::CopyOut(uint32_t index, void* to, uint32_t length) const {
   if (length == 0) return;
-  if (linear != nullptr) {
+  if (uint64_t{index} + length <= linear_size) {
     std::memcpy(to, linear + index, length);
     return;
   }

@@ -29,13 +29,16 @@
 
 namespace partita::vmbus {
 
-// How a ring is reached: its control page and either one mapping in which the data area lies twice
-// in a row (`linear`, nothing ever wraps) or a list of data pages. Pointers are borrowed.
+// How a ring is reached: its control page, a list of data pages, and where the data area lies in a
+// row somewhere, that as well: `linear_size` is twice the ring's size where it lies there twice, so
+// that nothing ever wraps, or the size itself, so that the copies at the end go page by page.
+// Pointers are borrowed.
 struct RingMemory {
   RingControl* control = nullptr;
   std::byte* linear = nullptr;
   std::span<std::byte* const> pages;
   uint32_t size = 0;  // bytes of data area, a multiple of 4096
+  uint32_t linear_size = 0;
 
   void CopyIn(uint32_t index, const void* from, uint32_t length) const;
   void CopyOut(uint32_t index, void* to, uint32_t length) const;

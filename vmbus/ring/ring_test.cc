@@ -17,10 +17,16 @@
 namespace partita::vmbus {
 namespace {
 
-// A ring in this process, reached page by page or through a double mapping.
+enum class Access : uint8_t {
+  kPaged,    // page by page
+  kInARow,   // in one piece up to its end
+  kAliased,  // through a double mapping
+};
+
+// A ring in this process.
 class TestRing {
  public:
-  TestRing(uint32_t data_pages, bool aliased) : fd_(memfd_create("ring", 0)) {
+  TestRing(uint32_t data_pages, Access access) : fd_(memfd_create("ring", 0)) {
     const size_t size = size_t{data_pages} * kRingPage;
     EXPECT_EQ(ftruncate(fd_.get(), static_cast<off_t>(size + kRingPage)), 0);
     control_ = *Mapping::Map(kRingPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
@@ -29,7 +35,11 @@ class TestRing {
     memory_.control = reinterpret_cast<RingControl*>(control_.data());
     memory_.pages = pages_;
     memory_.size = static_cast<uint32_t>(size);
-    if (aliased) {
+    if (access == Access::kInARow) {
+      memory_.linear = data_.data();
+      memory_.linear_size = memory_.size;
+    }
+    if (access == Access::kAliased) {
       alias_ = *Mapping::Map(size * 2, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
       for (const size_t at : {size_t{0}, size}) {
         EXPECT_NE(mmap(alias_.data() + at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
@@ -37,6 +47,7 @@ class TestRing {
                   MAP_FAILED);
       }
       memory_.linear = alias_.data();
+      memory_.linear_size = 2 * memory_.size;
     }
   }
   [[nodiscard]] const RingMemory& memory() const { return memory_; }
@@ -59,9 +70,14 @@ bool SamePayload(std::span<const std::byte> got, const std::vector<std::byte>& w
   return got.size() >= want.size() && std::equal(want.begin(), want.end(), got.begin());
 }
 
-class RingTest : public testing::TestWithParam<bool> {};
-INSTANTIATE_TEST_SUITE_P(Access, RingTest, testing::Bool(),
-                         [](const auto& param) { return param.param ? "Aliased" : "Paged"; });
+class RingTest : public testing::TestWithParam<Access> {};
+INSTANTIATE_TEST_SUITE_P(Access, RingTest,
+                         testing::Values(Access::kPaged, Access::kInARow, Access::kAliased),
+                         [](const auto& param) {
+                           return param.param == Access::kPaged    ? "Paged"
+                                  : param.param == Access::kInARow ? "InARow"
+                                                                   : "Aliased";
+                         });
 
 // A packet of every small size written at every position survives the wrap, in both access modes.
 TEST_P(RingTest, EveryWrapPosition) {

@@ -30,8 +30,22 @@ std::unique_ptr<RingMapping> RingMapping::Create(GuestMemory& memory,
   self->ring_.control = reinterpret_cast<RingControl*>(self->pages_[0]);
   self->ring_.pages = std::span(self->pages_).subspan(1);
   self->ring_.size = static_cast<uint32_t>((pfns.size() - 1) * kPageSize);
-  if (memory.fd() >= 0 && self->Alias(memory)) self->ring_.linear = self->alias_.data();
+  if (memory.fd() >= 0 && self->Alias(memory)) {
+    self->ring_.linear = self->alias_.data();
+    self->ring_.linear_size = 2 * self->ring_.size;
+  } else if (self->Contiguous()) {
+    self->ring_.linear = self->pages_[1];
+    self->ring_.linear_size = self->ring_.size;
+  }
   return self;
+}
+
+// Most guests allocate a ring in one piece.
+bool RingMapping::Contiguous() const {
+  for (size_t i = 2; i < pages_.size(); ++i) {
+    if (pages_[i] != pages_[1] + (i - 1) * kPageSize) return false;
+  }
+  return true;
 }
 
 bool RingMapping::Alias(const GuestMemory& memory) {
@@ -72,7 +86,8 @@ bool RingMapping::Alias(const GuestMemory& memory) {
 RingMapping::~RingMapping() { budget_.Return(taken_); }
 
 void RingMapping::MarkDirty(GuestMemory& memory, uint32_t from, uint32_t to) const {
-  memory.MarkDirty(pfns_[0] << kPageShift, sizeof(RingControl));
+  if (!memory.tracks_writes()) return;
+  MarkControlDirty(memory);
   while (from != to) {
     const uint32_t offset = from % kRingPage;
     uint32_t chunk = kRingPage - offset;

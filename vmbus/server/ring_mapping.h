@@ -1,5 +1,6 @@
-// Reaches the rings of one channel in guest memory: as a page list always, and doubly mapped where
-// the guest's frames are contiguous enough and the partition's budget of mappings allows it.
+// Reaches the rings of one channel in guest memory: as a page list always; doubly mapped where RAM
+// is a memfd, the guest's frames are contiguous enough and the partition's budget of mappings
+// allows it; else in a row where it lies in a row.
 #ifndef PARTITA_VMBUS_SERVER_RING_MAPPING_H_
 #define PARTITA_VMBUS_SERVER_RING_MAPPING_H_
 
@@ -46,13 +47,18 @@ class RingMapping {
   RingMapping& operator=(const RingMapping&) = delete;
 
   [[nodiscard]] const RingMemory& memory() const { return ring_; }
-  [[nodiscard]] bool aliased() const { return ring_.linear != nullptr; }
+  [[nodiscard]] bool aliased() const { return ring_.linear_size > ring_.size; }
   // Marks the control page and data bytes [from, to) (indices, may wrap) as written.
   void MarkDirty(GuestMemory& memory, uint32_t from, uint32_t to) const;
+  // After a write to the control page alone.
+  void MarkControlDirty(GuestMemory& memory) const {
+    memory.MarkDirty(pfns_[0] << kPageShift, sizeof(RingControl));
+  }
 
  private:
   explicit RingMapping(MappingBudget& budget) : budget_(budget) {}
   bool Alias(const GuestMemory& memory);
+  [[nodiscard]] bool Contiguous() const;
 
   MappingBudget& budget_;
   uint32_t taken_ = 0;

@@ -54,9 +54,20 @@ class ServerChannel {
   // Publishes what was read and written; interrupts the guest at most once.
   void Commit();
   void CountDoorbells(uint64_t count) { counters_.doorbells.Add(count); }
-  void MaskDoorbell() { reader_.MaskInterrupts(); }
-  [[nodiscard]] bool UnmaskDoorbell() { return reader_.UnmaskAndCheck(); }
-  [[nodiscard]] bool RequestRoom(uint32_t bytes) { return writer_.RequestRoom(bytes); }
+  void MaskDoorbell() {
+    reader_.MaskInterrupts();
+    in_->MarkControlDirty(memory_);
+  }
+  [[nodiscard]] bool UnmaskDoorbell() {
+    const bool arrived = reader_.UnmaskAndCheck();
+    in_->MarkControlDirty(memory_);
+    return arrived;
+  }
+  [[nodiscard]] bool RequestRoom(uint32_t bytes) {
+    const bool room = writer_.RequestRoom(bytes);
+    out_->MarkControlDirty(memory_);
+    return room;
+  }
   void SignalGuest();
   // After this returns no signal goes to the old VP on behalf of this channel.
   void Retarget(uint32_t vp);
