@@ -1,6 +1,6 @@
 // `partita bench storage`: the load inside a partition (the enlightened guest), then the same load
-// from the host, on the same file; both and their ratio. `partita bench network`: the same for
-// frames on a TAP.
+// from the host, on the same file, in short rounds that take turns; medians and their ratio.
+// `partita bench network`: the same for frames on a TAP.
 #ifndef PARTITA_TOOLS_PARTITA_BENCH_COMMAND_H_
 #define PARTITA_TOOLS_PARTITA_BENCH_COMMAND_H_
 
@@ -14,7 +14,8 @@ struct BenchOptions {
   std::string rw = "randread";
   std::string block_size = "4k";
   uint32_t queue_depth = 32;
-  uint32_t seconds = 5;
+  uint32_t seconds = 5;  // of each of the two, over all rounds
+  uint32_t rounds = 5;
   uint32_t cpus = 1;
   uint64_t seed = 1;
   std::string mode = "interrupt";

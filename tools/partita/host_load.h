@@ -1,5 +1,5 @@
 // The host's side of the storage benchmark: one thread, one io_uring, the same offsets, depth,
-// flags and kind of memory (a memfd) as the load inside the partition. It is the yardstick, so it
+// flags and kind of memory as the load inside the partition. It is the yardstick, so it
 // does no more per I/O than it must.
 #ifndef PARTITA_TOOLS_PARTITA_HOST_LOAD_H_
 #define PARTITA_TOOLS_PARTITA_HOST_LOAD_H_
@@ -15,7 +15,7 @@ struct HostLoad {
   uint64_t bytes = 0;  // size of the disk
   bool write = false, random = true;
   uint32_t block_size = 4096, depth = 32;
-  uint64_t seconds = 5, seed = 1;
+  uint64_t milliseconds = 5000, seed = 1;
 };
 
 struct LoadResult {

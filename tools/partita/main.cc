@@ -167,8 +167,11 @@ CLI::App* AddBench(CLI::App& root, BenchOptions& o) {
   storage->add_option("--queue-depth", o.queue_depth, "I/Os in flight per VP")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
-  storage->add_option("--seconds", o.seconds, "Length of each of the two runs")
+  storage->add_option("--seconds", o.seconds, "How long each of the two works, over all rounds")
       ->check(CLI::Range(1, 3600))
+      ->capture_default_str();
+  storage->add_option("--rounds", o.rounds, "Rounds in which the two take turns")
+      ->check(CLI::Range(1, 100))
       ->capture_default_str();
   storage->add_option("--cpus", o.cpus, "Virtual processors, each with a channel of its own")
       ->check(CLI::Range(1, 64))

@@ -1,8 +1,8 @@
 // The enlightened guest's jobs, chosen by "job=" on the command line. Ring 3.
 //   verify  writes a pattern over the first mib= MiB of disk 0 from all VPs, reads it back,
-//   compares bench   runs rw= bs= depth= seconds= mode= seed= on every VP's own channel and reports
-//   network    sends (dir=send), receives (receive) or exchanges one by one (echo) frames of size=
-//   bytes
+//   compares bench   runs rw= bs= depth= milliseconds= mode= seed= on every VP's own channel and
+//   reports network    sends (dir=send), receives (receive) or exchanges one by one (echo) frames
+//   of size= bytes
 //              for seconds= seconds; dir=verify sends patterns into a loopback and compares
 //   memory  touches the first and last MiB of guest RAM
 //   hello   reports what it found
@@ -85,7 +85,7 @@ struct Job {
   enum class Kind : uint8_t { kVerify, kBench } kind = Kind::kVerify;
   bool write = false, random = false, poll = false;
   uint32_t block_size = 4096, depth = 32, vps = 1;
-  uint64_t seconds = 1, seed = 1, bytes = 0;
+  uint64_t milliseconds = 1000, seed = 1, bytes = 0;
 };
 
 Job job;
@@ -169,7 +169,7 @@ void Bench(Queue& queue) {
     }
   };
   queue.start = Tsc();
-  const uint64_t deadline = queue.start + job.seconds * tsc_hz;
+  const uint64_t deadline = queue.start + job.milliseconds * (tsc_hz / 1000);
   for (uint32_t i = 0; i < job.depth; ++i) submit(i, queue.start);
   queue.channel.Commit();
   uint32_t in_flight = job.depth;
@@ -310,7 +310,7 @@ void ParseJob() {
   job.poll = Argument("mode") == "poll";
   job.block_size = static_cast<uint32_t>(NumberArgument("bs", 4096));
   job.depth = static_cast<uint32_t>(NumberArgument("depth", 32));
-  job.seconds = NumberArgument("seconds", 1);
+  job.milliseconds = NumberArgument("milliseconds", NumberArgument("seconds", 1) * 1000);
   job.seed = NumberArgument("seed", 1);
   job.bytes = NumberArgument("mib", 64) << 20;
   job.vps = static_cast<uint32_t>(NumberArgument("vps", 1));
