@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 
-BOOT_LIMIT = 240  # seconds; the processor is emulated
+BOOT_LIMIT = 240  # seconds without a word from the guest; the processor is emulated
 PROGRAMS = os.environ.get("PARTITA_BUILD", os.environ.get("LAB_REPOSITORY", "") + "/build/release") + "/bin"
 KERNELS = os.environ.get("LAB_KERNELS", "")
 
@@ -61,10 +61,9 @@ class Console:
                 time.sleep(0.1)
 
     def wait_for(self, wanted, limit=BOOT_LIMIT):
-        """Reads until `wanted` comes; returns what came before."""
-        end = time.monotonic() + limit
+        """Reads until `wanted` comes; returns what came before. Gives up after `limit` seconds of silence."""
+        self.socket.settimeout(limit)
         while wanted not in self.text:
-            self.socket.settimeout(max(0.1, end - time.monotonic()))
             try:
                 data = self.socket.recv(4096)
             except TimeoutError:
@@ -142,7 +141,7 @@ class Guest:
         """Ends the guest in order; returns what it still said."""
         self.tell("end")
         rest = self.wait_for("DONE ")
-        self.process.wait(60)
+        self.process.wait(BOOT_LIMIT)
         if self.process.returncode != 0:
             raise RuntimeError(self.complaint("ended with status %d" % self.process.returncode))
         return rest
