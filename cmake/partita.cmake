@@ -57,6 +57,9 @@ function(partita_test name)
   endif()
 endfunction()
 
+# Everything labelled "fuzz"; empty outside the fuzz preset.
+add_custom_target(fuzz_targets)
+
 # partita_fuzz(NAME SOURCES ... DEPS ... CORPUS dir): libFuzzer target; each seed is also a unit test input.
 function(partita_fuzz name)
   cmake_parse_arguments(ARG "" "CORPUS" "SOURCES;DEPS" ${ARGN})
@@ -70,5 +73,6 @@ function(partita_fuzz name)
       -print_final_stats=1 ${CMAKE_CURRENT_BINARY_DIR}/${name}.found
       ${CMAKE_CURRENT_SOURCE_DIR}/${ARG_CORPUS})
     set_tests_properties(${name} PROPERTIES LABELS fuzz TIMEOUT 120)
+    add_dependencies(fuzz_targets ${name})
   endif()
 endfunction()
