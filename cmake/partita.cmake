@@ -40,9 +40,12 @@ endfunction()
 # Everything labelled "unit", to build it without the rest.
 add_custom_target(unit_tests)
 
-# partita_test(NAME LABEL label SOURCES ... DEPS ...): a GoogleTest program run by ctest as one test.
+# What ctest runs in front of a test that starts partitions: it is skipped where there is no /dev/kvm.
+set(PARTITA_WITH_KVM ${CMAKE_SOURCE_DIR}/tests/kvm/with-kvm)
+
+# partita_test(NAME LABEL label [NEEDS_KVM] SOURCES ... DEPS ...): a GoogleTest program run by ctest as one test.
 function(partita_test name)
-  cmake_parse_arguments(ARG "" "LABEL;TIMEOUT" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "NEEDS_KVM" "LABEL;TIMEOUT" "SOURCES;DEPS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 60)
   endif()
@@ -50,8 +53,12 @@ function(partita_test name)
   target_link_libraries(${name} PRIVATE partita_options ${ARG_DEPS} GTest::gmock GTest::gtest
     GTest::gtest_main)
   target_precompile_headers(${name} REUSE_FROM partita_gtest_headers)
-  add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
+  if(ARG_NEEDS_KVM)
+    add_test(NAME ${name} COMMAND ${PARTITA_WITH_KVM} $<TARGET_FILE:${name}>)
+  else()
+    add_test(NAME ${name} COMMAND ${name})
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT} SKIP_RETURN_CODE 77)
   if(ARG_LABEL STREQUAL unit)
     add_dependencies(unit_tests ${name})
   endif()
