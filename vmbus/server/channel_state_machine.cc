@@ -406,7 +406,7 @@ void ChannelStateMachine::FinishClose(uint32_t relid, Channel& channel) {
   if (connection_ == Connection::kDisconnecting) return ContinueDisconnect();
   std::vector<GpadlKey> torn;
   for (const auto& [key, entry] : gpadls_) {
-    if (key.first == relid && entry.teardown_requested) torn.push_back(key);
+    if (key.first == relid && entry.teardown_requested && entry.users == 0) torn.push_back(key);
   }
   for (const GpadlKey& key : torn) SendTorndown(key);
   // They do not outlive their primary; the guest asks for new ones next time.
@@ -454,6 +454,25 @@ size_t ChannelStateMachine::open_channels() const {
 std::shared_ptr<const Gpadl> ChannelStateMachine::FindGpadl(uint32_t relid, uint32_t handle) const {
   const auto it = gpadls_.find({relid, handle});
   return it == gpadls_.end() || !it->second.complete ? nullptr : it->second.gpadl;
+}
+
+uint64_t ChannelStateMachine::LendGpadl(uint32_t relid, uint32_t handle) {
+  const auto it = gpadls_.find({relid, handle});
+  if (it == gpadls_.end() || !it->second.complete || it->second.teardown_requested) return 0;
+  if (it->second.loan == 0) it->second.loan = ++loans_;
+  ++it->second.users;
+  return it->second.loan;
+}
+
+void ChannelStateMachine::GpadlReturned(uint32_t relid, uint32_t handle, uint64_t loan) {
+  const GpadlKey key = {relid, handle};
+  const auto it = gpadls_.find(key);
+  // It may have gone with its channel or connection, and another have its handle.
+  if (it == gpadls_.end() || it->second.loan != loan) return;
+  --it->second.users;
+  if (it->second.users == 0 && it->second.teardown_requested && connected() && !RingInUse(key)) {
+    SendTorndown(key);
+  }
 }
 
 std::vector<uint64_t> ChannelStateMachine::SharedPages() const {
@@ -544,6 +563,12 @@ void ChannelStateMachine::HandleGpadlTeardown(std::span<const std::byte> message
   if (RingInUse(key)) {
     // While closing this is the ordinary order; on an open channel it is a violation.
     if (channels_.at(key.first).state != State::kClosing) return counters_.wrong_state.Add();
+    it->second.teardown_requested = true;
+    return;
+  }
+  // A guest below VMBus 4.0 gives its buffers up first and closes then: reads into them may still
+  // be on their way back.
+  if (it->second.users > 0) {
     it->second.teardown_requested = true;
     return;
   }

@@ -99,6 +99,10 @@ class ChannelStateMachine {
   [[nodiscard]] uint32_t version() const { return version_; }
   [[nodiscard]] size_t open_channels() const;
   [[nodiscard]] std::shared_ptr<const Gpadl> FindGpadl(uint32_t relid, uint32_t handle) const;
+  // A device uses a complete GPADL: its teardown is answered only after GpadlReturned with the same
+  // loan. 0: there is no such GPADL.
+  [[nodiscard]] uint64_t LendGpadl(uint32_t relid, uint32_t handle);
+  void GpadlReturned(uint32_t relid, uint32_t handle, uint64_t loan);
   [[nodiscard]] size_t gpadl_pages() const { return gpadl_pages_; }
   // The pages of all GPADLs, in order.
   [[nodiscard]] std::vector<uint64_t> SharedPages() const;
@@ -125,7 +129,9 @@ class ChannelStateMachine {
     std::shared_ptr<Gpadl> gpadl;
     size_t expected = 0;  // pages
     bool complete = false;
-    bool teardown_requested = false;  // waits for the channel to stop using it
+    bool teardown_requested = false;  // waits for the channel and its device to stop using it
+    uint64_t loan = 0;                // tells it from others that had the same handle
+    uint32_t users = 0;               // loans that are not returned
   };
   using GpadlKey = std::pair<uint32_t, uint32_t>;  // relid, handle
   enum class Connection : uint8_t { kDisconnected, kConnected, kDisconnecting };
@@ -185,6 +191,7 @@ class ChannelStateMachine {
   std::map<GpadlKey, GpadlEntry> gpadls_;
   std::map<uint32_t, GpadlKey> collecting_;  // handle -> GPADL whose bodies are still coming
   size_t gpadl_pages_ = 0;
+  uint64_t loans_ = 0;
   struct {
     Counter messages, unknown, wrong_direction, wrong_size, wrong_version, wrong_state, bad_relid,
         bad_gpadl, over_limit;

@@ -346,6 +346,38 @@ TEST_F(MachineTest, SubChannelsOfEarlierOpensCount) {
   EXPECT_TRUE(actions.sent.empty());
 }
 
+// The answer to a teardown says that nobody uses the pages any more.
+TEST_F(MachineTest, ATeardownWaitsForTheLastUser) {
+  const uint32_t relid = Opened();
+  Gpadl(relid, 9, 4);
+  EXPECT_EQ(machine.LendGpadl(relid, 10), 0u);
+  const uint64_t loan = machine.LendGpadl(relid, 9);
+  EXPECT_EQ(machine.LendGpadl(relid, 9), loan);
+  Teardown(relid, 9);
+  EXPECT_TRUE(actions.sent.empty());
+  EXPECT_EQ(machine.LendGpadl(relid, 9), 0u) << "on its way out";
+  machine.GpadlReturned(relid, 9, loan);
+  EXPECT_TRUE(actions.sent.empty());
+  machine.GpadlReturned(relid, 9, loan);
+  EXPECT_EQ(actions.Take<GpadlTorndown>().gpadl, 9u);
+  machine.GpadlReturned(relid, 9, loan);  // of one that is gone
+  // One that ended with its connection says nothing to the next one, which may use its handle.
+  Gpadl(relid, 9, 4);
+  const uint64_t old = machine.LendGpadl(relid, 9);
+  PostRelid(kCloseChannel, relid);
+  machine.OnClosed(relid);
+  PostType(kUnload);
+  actions.sent.clear();
+  Connect();
+  PostType(kRequestOffers);
+  actions.sent.clear();
+  Gpadl(relid, 9, 4);
+  EXPECT_NE(machine.LendGpadl(relid, 9), old);
+  Teardown(relid, 9);
+  machine.GpadlReturned(relid, 9, old);
+  EXPECT_TRUE(actions.sent.empty());
+}
+
 TEST_F(MachineTest, RemovalRescindsSubChannelsFirstAndServesUntilTheGuestCloses) {
   const uint32_t primary = Opened();
   ASSERT_EQ(machine.AddSubChannels(primary, 1), 1u);

@@ -45,7 +45,16 @@ void VmbusServer::RemoveDevice(uint32_t relid, std::function<void()> gone) {
 void VmbusServer::FindGpadl(uint32_t relid, uint32_t handle,
                             std::function<void(std::shared_ptr<const Gpadl>)> found) {
   PostIfAlive([this, relid, handle, found = std::move(found)] {
-    found(machine_.FindGpadl(relid, handle));
+    auto gpadl = machine_.FindGpadl(relid, handle);
+    const uint64_t loan = machine_.LendGpadl(relid, handle);
+    if (loan == 0) return found(nullptr);
+    auto give_back = [this, alive = std::weak_ptr<bool>(alive_), loop = &loop_, gpadl, relid,
+                      handle, loan](const Gpadl*) {
+      loop->Post([this, alive, relid, handle, loan] {
+        if (!alive.expired()) machine_.GpadlReturned(relid, handle, loan);
+      });
+    };
+    found(std::shared_ptr<const Gpadl>(gpadl.get(), std::move(give_back)));
   });
 }
 

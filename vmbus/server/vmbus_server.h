@@ -55,7 +55,9 @@ class VmbusServer : public ChannelActions {
   // of it, and the device may be destroyed then. Other devices with its instance GUID must wait for
   // that.
   void RemoveDevice(uint32_t relid, std::function<void()> gone);
-  // Looks a complete GPADL up and calls `found` on the control thread; null if there is none.
+  // Looks a complete GPADL up and calls `found` on the control thread; null if there is none. The
+  // guest is told that it is torn down only when the last copy of the pointer is gone (any thread;
+  // before the loop).
   void FindGpadl(uint32_t relid, uint32_t handle,
                  std::function<void(std::shared_ptr<const Gpadl>)> found);
 

@@ -147,6 +147,9 @@ void NetworkChannel::ThreadMain() {
   slots_.clear();
   in_guest_.clear();
   queued_.clear();
+  pending_ = {};
+  unpublished_.reset();
+  leaving_.clear();
   channel_.reset();
   done_();
 }
@@ -172,7 +175,9 @@ void NetworkChannel::Refresh() {
   auto session = adapter_.session();
   if (session != session_) {
     if (session_ != nullptr) queue_->CancelReceives();
+    if (session_ != nullptr && frames_in_flight_ > 0) leaving_.push_back(std::move(session_));
     session_ = std::move(session);
+    LeaveOldSessions();
   }
   if (coalesced_ != adapter_.coalesced() && !std::exchange(switching_, true)) {
     queue_->CancelReceives();
@@ -182,6 +187,20 @@ void NetworkChannel::Refresh() {
     told_link_ = !told_link_;
     control_.SetLink(told_link_);
     DeliverControl(RndisControl::LinkIndication(told_link_));
+  }
+}
+
+void NetworkChannel::LeaveOldSessions() {
+  for (Slot* slot : free_slots_) {
+    if (slot->session == session_) continue;
+    slot->session.reset();
+    slot->sections.clear();
+  }
+  // The guest may answer these or not: their sections are nobody's any more.
+  for (Indication& indication : in_guest_) {
+    if (indication.session == session_) continue;
+    indication.session.reset();
+    indication.sections.clear();
   }
 }
 
@@ -308,15 +327,16 @@ void NetworkChannel::HandleBuffer(const proto::Nvsp& message, uint64_t transacti
                        inbox_.Post([this, receive, transaction, gpadl] {
                          looking_up_ = false;
                          if (receive) {
-                           UseReceiveBuffer(gpadl.get(), transaction);
+                           UseReceiveBuffer(gpadl, transaction);
                          } else {
-                           UseSendBuffer(gpadl.get(), transaction);
+                           UseSendBuffer(gpadl, transaction);
                          }
                        });
                      });
 }
 
-void NetworkChannel::UseReceiveBuffer(const vmbus::Gpadl* gpadl, uint64_t transaction) {
+void NetworkChannel::UseReceiveBuffer(const std::shared_ptr<const vmbus::Gpadl>& gpadl,
+                                      uint64_t transaction) {
   proto::Nvsp reply{.type = proto::kSendReceiveBufferComplete, .body = {}};
   reply.body[proto::kReceiveStatus] = proto::kNvspFail;
   auto session = std::make_unique<Session>();
@@ -339,6 +359,7 @@ void NetworkChannel::UseReceiveBuffer(const vmbus::Gpadl* gpadl, uint64_t transa
   session->slots = std::clamp<uint32_t>(share, 1, kMaxSlots);
   session->large_slots = std::clamp<uint32_t>(share / session->sections_per_large, 1, kMaxSlots);
   session->sections = std::make_unique<SectionPool>(count);
+  session->receive_pages = gpadl;
   session->vlan = (capabilities_ & proto::kCapabilityVlan) != 0;
   reply.body[proto::kReceiveStatus] = proto::kNvspSuccess;
   reply.body[proto::kReceiveSections] = 1;
@@ -350,7 +371,8 @@ void NetworkChannel::UseReceiveBuffer(const vmbus::Gpadl* gpadl, uint64_t transa
   Answer(transaction, reply);
 }
 
-void NetworkChannel::UseSendBuffer(const vmbus::Gpadl* gpadl, uint64_t transaction) {
+void NetworkChannel::UseSendBuffer(const std::shared_ptr<const vmbus::Gpadl>& gpadl,
+                                   uint64_t transaction) {
   proto::Nvsp reply{.type = proto::kSendSendBufferComplete, .body = {}};
   std::unique_ptr<SharedBuffer> buffer;
   if (gpadl != nullptr && unpublished_ != nullptr && gpadl->byte_offset == 0) {
@@ -361,6 +383,7 @@ void NetworkChannel::UseSendBuffer(const vmbus::Gpadl* gpadl, uint64_t transacti
     reply.body[proto::kSendStatus] = proto::kNvspFail;
   } else {
     unpublished_->send = std::move(buffer);
+    unpublished_->send_pages = gpadl;
     reply.body[proto::kSendStatus] = proto::kNvspSuccess;
     reply.body[proto::kSendSectionSize] = kSendSection;
     Publish();
@@ -564,7 +587,7 @@ void NetworkChannel::OnSent(TransmitFrame& sent, bool ok) {
   } else {
     counters_.send_errors.Add();  // lost, as frames may be
   }
-  --frames_in_flight_;
+  if (--frames_in_flight_ == 0) leaving_.clear();
   Outgoing& packet = *std::exchange(frame.packet, nullptr);
   free_frames_.push_back(&frame);
   FinishPacket(packet);
@@ -619,6 +642,10 @@ ReceiveSlot* NetworkChannel::TakeSlot() {
 
 void NetworkChannel::ReleaseSlot(Slot& slot, uint32_t used) {
   slot.sections.erase(slot.sections.begin(), slot.sections.begin() + used);
+  if (slot.session != session_) {
+    slot.session.reset();
+    slot.sections.clear();
+  }
   --slots_out_;
   free_slots_.push_back(&slot);
 }
@@ -809,7 +836,7 @@ void NetworkChannel::HandleCompletion(uint64_t transaction) {
     return counters_.bad_completions.Add();
   }
   Indication& indication = in_guest_[transaction - 1];
-  indication.session->sections->Return(indication.sections);
+  if (indication.session != nullptr) indication.session->sections->Return(indication.sections);
   indication = {};
   free_ids_.push_back(static_cast<uint32_t>(transaction));
 }

@@ -90,8 +90,10 @@ class NetworkChannel final : public FrameOwner {
     return version_ >= vmbus::network::kVersion6_1 && adapter_.backend().properties().coalesced;
   }
   void HandleBuffer(const vmbus::network::Nvsp& message, uint64_t transaction);
-  void UseReceiveBuffer(const vmbus::Gpadl* gpadl, uint64_t transaction);
-  void UseSendBuffer(const vmbus::Gpadl* gpadl, uint64_t transaction);
+  void UseReceiveBuffer(const std::shared_ptr<const vmbus::Gpadl>& gpadl, uint64_t transaction);
+  void UseSendBuffer(const std::shared_ptr<const vmbus::Gpadl>& gpadl, uint64_t transaction);
+  // Lets go of what belongs to another session than the present one and is not in use by I/O.
+  void LeaveOldSessions();
   void Publish();
   void HandleRndis(const vmbus::Packet& packet, const vmbus::network::Nvsp& message);
   void HandleControl(uint64_t transaction, bool answer);
@@ -136,6 +138,7 @@ class NetworkChannel final : public FrameOwner {
   bool looking_up_ = false;
 
   std::shared_ptr<const Session> session_;
+  std::vector<std::shared_ptr<const Session>> leaving_;  // frames on their way out may lie there
   uint32_t seen_generation_ = 0;
   bool coalesced_ = false;
   bool switching_ = false;  // reads for the other kind of frames are being taken back

@@ -734,6 +734,38 @@ TEST_F(AdapterTest, AFloodOfReceiveBuffers) {
   }
 }
 
+// Guests below VMBus 4.0 take their buffers back while the channel is open, with frames that they
+// never answered: they learn that the pages are theirs again, and can start anew.
+TEST_F(AdapterTest, BuffersGoBackWhileTheChannelIsOpen) {
+  Build(MakeLoopbackBackend(2), 0, 2);
+  for (uint32_t round = 0; round < 3; ++round) {
+    ASSERT_EQ(driver->Initialize(buffers), Result::kOk);
+    vmbus::client::Channel second;
+    if (round == 0) {
+      uint32_t granted = 0;
+      ASSERT_EQ(driver->RequestSubChannels(1, &granted), Result::kOk);
+      Open(second, 1);
+    }
+    const uint64_t before = Stats()["network.received"];
+    std::memset(driver->Prepare(80), 3, 80);
+    ASSERT_TRUE(driver->Flush(primary));
+    primary.Commit();
+    for (int i = 0; i < 5000 && Stats()["network.received"] == before; ++i) usleep(1000);
+    for (const uint32_t type : {proto::kRevokeReceiveBuffer, proto::kRevokeSendBuffer}) {
+      const proto::Nvsp message{.type = type, .body = {}};
+      ASSERT_EQ(primary.writer().Write(vmbus::kPacketInBand, 0, 0, {}, BytesOf(message)),
+                vmbus::RingStatus::kOk);
+    }
+    primary.Commit();
+    // The ring's GPADL was the first; the second round's come behind the sub-channel's.
+    const uint32_t first = 0xE1E10 + (round == 0 ? 1 : 2 + 2 * round);
+    for (const uint32_t handle : {first, first + 1}) {
+      EXPECT_EQ(connection.TearDownGpadl(primary.relid(), handle), Result::kOk) << round;
+    }
+    EXPECT_EQ(partition.Stats()["vmbus.rejected.gpadl"], 0u) << "they were there";
+  }
+}
+
 TEST_F(AdapterTest, HostilePackets) {
   Build(MakeLoopbackBackend(1));
   ASSERT_EQ(driver->Initialize(buffers), Result::kOk);

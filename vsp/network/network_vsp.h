@@ -37,6 +37,8 @@ struct NetworkCounters {
 
 // What lies between the guest naming its buffers and its taking them back.
 struct Session {
+  // On loan until nothing of the host's moves in the buffers: who holds a session holds them.
+  std::shared_ptr<const vmbus::Gpadl> receive_pages, send_pages;
   std::unique_ptr<SharedBuffer> receive;
   std::shared_ptr<SharedBuffer> send;
   std::unique_ptr<SectionPool> sections;
