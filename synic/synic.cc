@@ -98,6 +98,27 @@ bool Synic::PostMessage(uint32_t index, uint32_t sint, uint32_t type,
   return Enqueue(*vp, sint, MakeMessage(type, payload));
 }
 
+bool Synic::Publish(std::byte* slot, const hv::Message& message) {
+  constexpr size_t kType = sizeof(message.type);
+  std::memcpy(slot + kType, reinterpret_cast<const std::byte*>(&message) + kType,
+              sizeof(message) - kType);
+  uint32_t empty = 0;
+  return SlotType(slot).compare_exchange_strong(empty, message.type);
+}
+
+bool Synic::PutOrAskForEnd(std::byte* slot, const hv::Message& message) {
+  for (bool asked = false;;) {
+    if (SlotType(slot).load() == 0) {
+      if (Publish(slot, message)) return true;
+      asked = false;  // its flags were overwritten
+    }
+    // Busy. Ask for EOM, then look again: the guest may have emptied it without seeing the flag.
+    if (asked) return false;
+    SlotFlags(slot).fetch_or(hv::kMessagePending);
+    asked = true;
+  }
+}
+
 void Synic::Deliver(Vp& vp) {
   const bool was_waiting = !vp.queue.empty();
   // In order per SINT: once a slot is busy, later messages for the same SINT wait too.
@@ -110,24 +131,16 @@ void Synic::Deliver(Vp& vp) {
       continue;
     }
     std::byte* slot = vp.messages + sint * kSintStride;
-    if (SlotType(slot).load() != 0) {
-      // Busy. Ask for EOM, then look again: the guest may have emptied it without seeing the flag.
-      SlotFlags(slot).fetch_or(hv::kMessagePending);
-      if (SlotType(slot).load() != 0) {
-        message_retries_.Add();
-        busy |= 1u << sint;
-        ++it;
-        continue;
-      }
-    }
     const auto more = std::any_of(std::next(it), vp.queue.end(),
                                   [&](const QueuedMessage& m) { return m.sint == sint; });
     hv::Message message = it->message;
     message.flags = more ? hv::kMessagePending : 0;
-    const uint32_t type = std::exchange(message.type, 0);
-    std::memcpy(slot + sizeof(type), reinterpret_cast<const std::byte*>(&message) + sizeof(type),
-                sizeof(message) - sizeof(type));
-    SlotType(slot).store(type);  // published last
+    if (!PutOrAskForEnd(slot, message)) {
+      message_retries_.Add();
+      busy |= 1u << sint;
+      ++it;
+      continue;
+    }
     memory_.MarkDirty(vp.messages_gpa + sint * kSintStride, sizeof(message));
     messages_.Add();
     it = vp.queue.erase(it);

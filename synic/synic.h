@@ -80,6 +80,13 @@ class Synic : public SynicPort, public Interrupt, public Doorbell {
   [[nodiscard]] Vp* FindVp(uint32_t index) const {
     return index < vps_.size() ? vps_[index].get() : nullptr;
   }
+  // Puts a message into a slot that looked empty. False: somebody else took it meanwhile; in the
+  // kernel backend KVM's timers share the slot with guests that have them on SINT 2 (Linux 3.15 to
+  // 4.20), and what KVM put there must not be overwritten. (Only its payload may be, which those
+  // guests do not read.)
+  static bool Publish(std::byte* slot, const hv::Message& message);
+  // As Publish; a slot that is busy is marked, so that the guest reports when it has emptied it.
+  static bool PutOrAskForEnd(std::byte* slot, const hv::Message& message);
   static hv::Message MakeMessage(uint32_t type, std::span<const std::byte> payload);
 
   GuestMemory& memory_;
