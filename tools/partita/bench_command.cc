@@ -191,8 +191,8 @@ int BenchStorage(const BenchOptions& o) {
     PrintJson(o, *summary, block_size, stats);
   } else {
     PrintText(o, *summary, block_size);
+    if (const std::string note = BusyNote(*summary); !note.empty()) Log(note);  // JSON has "busy"
   }
-  if (const std::string note = BusyNote(*summary); !note.empty()) Log(note);
   return 0;
 }
 

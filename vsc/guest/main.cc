@@ -1,9 +1,8 @@
 // The enlightened guest's jobs, chosen by "job=" on the command line. Ring 3.
-//   verify  writes a pattern over the first mib= MiB of disk 0 from all VPs, reads it back,
-//   compares bench   runs rw= bs= depth= milliseconds= mode= seed= on every VP's own channel and
-//   reports network    sends (dir=send), receives (receive) or exchanges one by one (echo) frames
-//   of size= bytes
-//              for seconds= seconds; dir=verify sends patterns into a loopback and compares
+//   verify  writes a pattern over the first mib= MiB of disk 0 from all VPs, reads it back
+//   bench   runs rw= bs= depth= milliseconds= mode= seed= on every VP's own channel
+//   network    sends (dir=send), receives (receive) or exchanges (echo) frames of size=
+//              bytes for seconds= seconds; dir=verify sends patterns into a loopback
 //   memory  touches the first and last MiB of guest RAM
 //   hello   reports what it found
 //   registers  reports CPUID leaves and synthetic MSRs as they are at the start
