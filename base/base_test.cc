@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <array>
 #include <thread>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "base/event_loop.h"
 #include "base/guest_memory.h"
 #include "base/io_ring.h"
+#include "base/thread.h"
 #include "base/unique_fd.h"
 
 namespace partita {
@@ -110,6 +113,82 @@ TEST(EventLoop, RunsPostedTasksTimersAndDescriptors) {
   (*loop)->Run();
   other.join();
   EXPECT_EQ(order, (std::vector<int>{1, 2, 3}));
+}
+
+// Tasks that never end (each posts the next) leave descriptors and timers their turn.
+TEST(EventLoop, TasksWithoutEndDoNotStarveDescriptors) {
+  auto loop = EventLoop::Create();
+  ASSERT_TRUE(loop.ok());
+  auto event = EventFd::Create();
+  ASSERT_TRUE(event.ok());
+  constexpr uint64_t kFlood = 100'000;
+  uint64_t tasks = 0, at_event = 0, at_timer = 0;
+  const auto finish = [&] {
+    if (at_event != 0 && at_timer != 0) (*loop)->Stop();
+  };
+  ASSERT_TRUE((*loop)
+                  ->Add(event->fd(), EPOLLIN,
+                        [&](uint32_t) {
+                          std::ignore = event->Take();
+                          at_event = tasks;
+                          finish();
+                        })
+                  .ok());
+  (*loop)->After(0, [&] {
+    at_timer = tasks;
+    finish();
+  });
+  event->Set();
+  // Both kinds of flood: many at once, and each that brings another.
+  std::function<void()> again = [&] {
+    if (++tasks < 2 * kFlood) (*loop)->Post(again);
+  };
+  for (uint64_t i = 0; i < kFlood; ++i) (*loop)->Post([&] { ++tasks; });
+  (*loop)->Post(again);
+  (*loop)->Run();
+  EXPECT_LE(at_event, 1000u);
+  EXPECT_LE(at_timer, 1000u);
+}
+
+TEST(EventLoop, TasksKeepTheirOrder) {
+  auto loop = EventLoop::Create();
+  ASSERT_TRUE(loop.ok());
+  std::vector<int> order;
+  for (int i = 0; i < 1000; ++i) (*loop)->Post([&order, i] { order.push_back(i); });
+  (*loop)->Post([&] { (*loop)->Stop(); });
+  (*loop)->Run();
+  ASSERT_EQ(order.size(), 1000u);
+  EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+constexpr bool kSanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
+#else
+constexpr bool kSanitized = false;
+#endif
+
+[[noreturn]] void AskForStacksThatFitNowhere() {
+  pthread_attr_t plain, huge;
+  pthread_getattr_default_np(&plain);
+  pthread_attr_init(&huge);
+  pthread_attr_setstacksize(&huge, size_t{1} << 50);
+  bool right = pthread_setattr_default_np(&huge) == 0;
+  auto refused = StartThread("a test", [] {});
+  right = right && !refused.ok() &&
+          Message(refused.status()).starts_with("starting a thread for a test: ");
+  if (refused.ok()) refused->join();
+  pthread_setattr_default_np(&plain);
+  auto started = StartThread("a test", [] {});
+  if (started.ok()) started->join();
+  _exit(right && started.ok() ? 0 : 1);
+}
+
+// No thread to be had: an error with a reason, and the process lives.
+TEST(Thread, ARefusedThreadIsAnError) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers look at the stack themselves";
+  EXPECT_EXIT(AskForStacksThatFitNowhere(), testing::ExitedWithCode(0), "");
 }
 
 struct OneResult final : IoRing::Op {

@@ -12,6 +12,10 @@
 namespace partita {
 namespace {
 
+// What may run before descriptors are looked at again, whichever is reached first.
+constexpr size_t kMaxTasks = 64;
+constexpr uint64_t kMaxTaskNs = 5'000'000;
+
 uint64_t NowMs() { return MonotonicNs() / 1'000'000; }
 
 }  // namespace
@@ -61,13 +65,20 @@ void EventLoop::Stop() {
   wake_.Set();
 }
 
-void EventLoop::RunPosted() {
-  std::vector<std::function<void()>> tasks;
-  {
-    MutexLock lock(mutex_);
-    tasks.swap(posted_);
+bool EventLoop::RunPosted() {
+  const uint64_t begin = MonotonicNs();
+  for (size_t done = 0; done < kMaxTasks; ++done) {
+    if (taken_.empty()) {
+      MutexLock lock(mutex_);
+      taken_.swap(posted_);
+    }
+    if (taken_.empty()) return false;
+    const auto task = std::move(taken_.front());
+    taken_.pop_front();
+    task();
+    if (MonotonicNs() - begin >= kMaxTaskNs) break;
   }
-  for (auto& task : tasks) task();
+  return true;  // perhaps; the next round knows
 }
 
 int EventLoop::TimeoutMs() const {
@@ -79,12 +90,13 @@ int EventLoop::TimeoutMs() const {
 void EventLoop::Run() {
   std::array<epoll_event, 16> events{};
   while (true) {
-    RunPosted();
+    const bool more = RunPosted();
     {
       MutexLock lock(mutex_);
       if (std::exchange(stop_, false)) return;
     }
-    const int count = epoll_wait(epoll_.get(), events.data(), events.size(), TimeoutMs());
+    const int count =
+        epoll_wait(epoll_.get(), events.data(), events.size(), more ? 0 : TimeoutMs());
     for (int i = 0; i < count; ++i) {
       if (events[i].data.fd == wake_.fd()) {
         std::ignore = wake_.Take();

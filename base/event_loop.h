@@ -1,13 +1,16 @@
 // A small epoll loop: the worker's control thread. Callbacks run on the thread inside Run(); Post
 // and Stop may be called from any thread.
+//
+// Posted tasks run in order, but only a bounded share of them before descriptors and timers are
+// looked at again: guests cause tasks, and must not be able to make the thread deaf to signals.
 #ifndef PARTITA_BASE_EVENT_LOOP_H_
 #define PARTITA_BASE_EVENT_LOOP_H_
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "base/mutex.h"
@@ -31,7 +34,8 @@ class EventLoop {
 
  private:
   EventLoop(UniqueFd epoll, EventFd wake) : epoll_(std::move(epoll)), wake_(std::move(wake)) {}
-  void RunPosted();
+  // Runs some of the posted tasks; true if there are more.
+  bool RunPosted();
   [[nodiscard]] int TimeoutMs() const;
 
   UniqueFd epoll_;
@@ -39,7 +43,8 @@ class EventLoop {
   std::map<int, std::shared_ptr<std::function<void(uint32_t)>>> watched_;
   std::multimap<uint64_t, std::function<void()>> timers_;  // by CLOCK_MONOTONIC milliseconds
   Mutex mutex_;
-  std::vector<std::function<void()>> posted_ ABSL_GUARDED_BY(mutex_);
+  std::deque<std::function<void()>> taken_;  // from posted_, not run yet
+  std::deque<std::function<void()>> posted_ ABSL_GUARDED_BY(mutex_);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

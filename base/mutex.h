@@ -29,14 +29,15 @@ class ABSL_LOCKABLE Mutex {
     --waiters_;
     lock.release();
   }
-  // As Await, but gives up after `longest`; returns whether the condition holds.
+  // As Await, but gives up after `longest`; returns whether the condition holds. By the steady
+  // clock: an administrator who sets the host's clock back must not make anybody wait for longer.
   template <typename Condition>
   [[nodiscard]] bool AwaitFor(std::chrono::nanoseconds longest, Condition condition)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(this) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     std::unique_lock<std::mutex> lock(mutex_, std::adopt_lock);
     ++waiters_;
     const bool held =
-        changed_.wait_until(lock, std::chrono::system_clock::now() + longest, condition);
+        changed_.wait_until(lock, std::chrono::steady_clock::now() + longest, condition);
     --waiters_;
     lock.release();
     return held;
