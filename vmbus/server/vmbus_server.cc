@@ -67,6 +67,7 @@ hv::Status VmbusServer::OnGuestMessage(uint32_t connection_id, uint32_t /*type*/
   bool wake = false;
   {
     MutexLock lock(mutex_);
+    if (shut_down_) return hv::kSuccess;  // nobody is there to answer
     if (queue_.size() >= kMaxQueued) {
       queue_full_.Add();
       return hv::kInsufficientBuffers;
@@ -81,14 +82,21 @@ hv::Status VmbusServer::OnGuestMessage(uint32_t connection_id, uint32_t /*type*/
 }
 
 void VmbusServer::DrainMessages() {
-  std::deque<QueuedMessage> batch;
+  std::array<QueuedMessage, kMessagesAtOnce> batch;
+  size_t count = 0;
+  bool more = false;
   {
     MutexLock lock(mutex_);
-    batch.swap(queue_);
+    for (; count < batch.size() && !queue_.empty(); ++count) {
+      batch[count] = queue_.front();
+      queue_.pop_front();
+    }
+    more = !queue_.empty();
   }
-  for (const QueuedMessage& message : batch) {
+  for (const QueuedMessage& message : std::span(batch).first(count)) {
     machine_.OnMessage(std::span(message.bytes).first(message.size));
   }
+  if (more) PostIfAlive([this] { DrainMessages(); });
 }
 
 void VmbusServer::Send(uint32_t vp, std::span<const std::byte> message) {
@@ -166,6 +174,11 @@ void VmbusServer::Removed(uint32_t relid) {
 }
 
 void VmbusServer::Shutdown(std::function<void()> done) {
+  {
+    MutexLock lock(mutex_);
+    shut_down_ = true;
+    queue_.clear();
+  }
   shutdown_done_ = std::move(done);
   machine_.Disconnect();
   PostIfAlive([this] { CheckShutdown(); });

@@ -64,7 +64,8 @@ class VmbusServer : public ChannelActions {
   // HvPostMessage. Bounded: a guest that posts faster than we handle is asked to try again.
   hv::Status OnGuestMessage(uint32_t connection_id, uint32_t type,
                             std::span<const std::byte> payload);
-  // Closes every channel, then calls `done` on the control thread. For reset and shutdown.
+  // Closes every channel, then calls `done` on the control thread. For reset and shutdown. Messages
+  // of the guest that are still queued, or come later, are dropped: they could open another.
   void Shutdown(std::function<void()> done);
 
   // Who gets socket connections of the guest; outlives the server.
@@ -94,6 +95,7 @@ class VmbusServer : public ChannelActions {
   void PostIfAlive(std::function<void()> task);
 
   static constexpr size_t kMaxQueued = 512;
+  static constexpr size_t kMessagesAtOnce = 16;  // then the loop looks at other things
   EventLoop& loop_;
   GuestMemory& memory_;
   Interrupt& interrupt_;
@@ -110,6 +112,7 @@ class VmbusServer : public ChannelActions {
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   Mutex mutex_;
   std::deque<QueuedMessage> queue_ ABSL_GUARDED_BY(mutex_);
+  bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
   Counter queue_full_, bad_connection_, undelivered_;
 };
 
