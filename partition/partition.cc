@@ -189,8 +189,9 @@ absl::Status Partition::SetEntry(const BootEntry& entry) {
   return vcpu.SetRegs(regs);
 }
 
-void Partition::Start() {
-  for (const auto& vp : vps_) vp->Start();
+absl::Status Partition::Start() {
+  for (const auto& vp : vps_) RETURN_IF_ERROR(vp->Start());
+  return absl::OkStatus();
 }
 
 void Partition::Stop() {
@@ -200,6 +201,7 @@ void Partition::Stop() {
 
 void Partition::Pause() {
   for (const auto& vp : vps_) vp->Pause();
+  for (const auto& vp : vps_) vp->AwaitStanding();
 }
 
 void Partition::Resume() {

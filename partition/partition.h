@@ -60,9 +60,9 @@ class Partition : public VpExitHandler {
   // `synic` and `sink` outlive the VPs' run.
   absl::Status Connect(SynicPort& synic, GuestMessageSink& sink);
   absl::Status Load(BootImage image);
-  void Start();
+  absl::Status Start();
   void Stop();   // returns when no VP runs; may be called twice
-  void Pause();  // VPs finish their exit and wait
+  void Pause();  // returns when no VP executes anything of the guest
   void Resume();
 
   // Makes RAM that was set aside (GuestMemory::Region::added_later) the guest's, piece by piece.

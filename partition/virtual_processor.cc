@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "base/mutex.h"
+#include "base/thread.h"
 
 namespace partita {
 namespace {
@@ -59,7 +60,7 @@ VirtualProcessor::~VirtualProcessor() {
   Join();
 }
 
-void VirtualProcessor::Start() {
+absl::Status VirtualProcessor::Start() {
   static std::once_flag once;
   std::call_once(once, [] {
     struct sigaction action {};
@@ -67,7 +68,8 @@ void VirtualProcessor::Start() {
     sigaction(kKickSignal, &action, nullptr);
   });
   MutexLock lock(mutex_);  // whoever kicks this VP finds its thread complete
-  thread_ = std::thread([this] { ThreadMain(); });
+  ASSIGN_OR_RETURN(thread_, StartThread("VP " + std::to_string(index()), [this] { ThreadMain(); }));
+  return absl::OkStatus();
 }
 
 void VirtualProcessor::Kick() {
@@ -80,6 +82,11 @@ void VirtualProcessor::Pause() {
   MutexLock lock(mutex_);
   paused_ = true;
   Kick();
+}
+
+void VirtualProcessor::AwaitStanding() {
+  MutexLock lock(mutex_);
+  mutex_.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return standing_; });
 }
 
 void VirtualProcessor::Resume() {
@@ -104,12 +111,17 @@ void VirtualProcessor::Join() {
 }
 
 bool VirtualProcessor::MayRun() {
+  {
+    MutexLock lock(mutex_);  // released at once: whoever waits for it is told
+    standing_ = true;
+  }
   MutexLock lock(mutex_);
   auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stop_ || (!paused_ && !parked_);
   };
   mutex_.Await(ready);
   std::atomic_ref<uint8_t>(vcpu_->run()->immediate_exit).store(0);
+  standing_ = stop_;
   return !stop_;
 }
 

@@ -13,6 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "base/counters.h"
 #include "base/mutex.h"
+#include "base/status.h"
 #include "partition/direct_interrupts.h"
 #include "partition/hypervisor/synic_port.h"
 #include "partition/kvm/kvm.h"
@@ -43,8 +44,10 @@ class VirtualProcessor : public AutoEoiInjector {
   VirtualProcessor(std::unique_ptr<KvmVcpu> vcpu, VpExitHandler& handler, int host_cpu);
   ~VirtualProcessor() override;
 
-  void Start();
+  absl::Status Start();  // fails where the host has no thread to give
   void Pause();  // asynchronous: takes effect before the next guest instruction after the exit
+  // Returns once the VP executes nothing of the guest; call it behind Pause.
+  void AwaitStanding();
   void Resume();
   void RequestStop();
   void Join();
@@ -77,6 +80,7 @@ class VirtualProcessor : public AutoEoiInjector {
   Mutex mutex_;
   bool paused_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  bool standing_ ABSL_GUARDED_BY(mutex_) = true;  // outside the loop that enters the guest
   static constexpr size_t kReasons = 48;
   std::array<Counter, kReasons> exits_;
   Counter interruptions_;
