@@ -20,6 +20,7 @@ namespace proto = vmbus::integration;
 using vmbus::client::Result;
 
 constexpr size_t kRingPages = 8;
+constexpr uint32_t kSampleMs = 2;
 
 class FixedClock : public Clock {
  public:
@@ -32,7 +33,7 @@ class IntegrationTest : public testing::Test {
     partition.OnControl([&] {
       heartbeat = std::make_unique<HeartbeatService>(partition.loop());
       shutdown = std::make_unique<ShutdownService>(partition.loop());
-      time = std::make_unique<TimeSyncService>(partition.loop(), clock);
+      time = std::make_unique<TimeSyncService>(partition.loop(), clock, sample_ms);
       key_values = std::make_unique<KeyValueService>(partition.loop());
       snapshot = std::make_unique<SnapshotService>(partition.loop());
       file_copy = std::make_unique<FileCopyService>(partition.loop());
@@ -146,6 +147,7 @@ class IntegrationTest : public testing::Test {
     EXPECT_EQ(Stat(service, name), value) << name;
   }
 
+  uint32_t sample_ms = 5000;
   FixedClock clock;
   testing_support::HostedPartition partition;
   std::unique_ptr<HeartbeatService> heartbeat;
@@ -156,6 +158,11 @@ class IntegrationTest : public testing::Test {
   std::unique_ptr<FileCopyService> file_copy;
   testing_support::HostedPartition::GuestTransport transport{partition};
   vmbus::client::Connection connection{transport};
+};
+
+class SamplingTest : public IntegrationTest {
+ protected:
+  SamplingTest() { sample_ms = kSampleMs; }
 };
 
 TEST_F(IntegrationTest, HeartbeatIsOkOnlyAfterAnAnswer) {
@@ -253,6 +260,52 @@ TEST_F(IntegrationTest, TimeIsSetAtTheStartAndOnRequest) {
   bool sent = true;
   partition.OnControl([&] { sent = time->Sync(); });
   EXPECT_FALSE(sent);
+}
+
+// A paused guest reads no samples; were they sent, its ring would be full after twelve minutes and
+// have no room for what sets its clock when it goes on.
+TEST_F(SamplingTest, APausedGuestGetsNoSamplesAndItsClockIsSetBehindIt) {
+  Guest guest;
+  Open(guest, vmbus::kTimeSyncClass);
+  Negotiate(guest, {4, 0});
+  AwaitReady(*time);
+  const auto flags = [&] {
+    Receive(guest);
+    return BodyAs<proto::TimeSync>(guest).flags;
+  };
+  EXPECT_EQ(flags(), proto::kTimeSyncNow);
+  EXPECT_EQ(flags(), proto::kTimeSample);
+  partition.OnControl([&] { time->SetPaused(true); });
+  const uint64_t sent = Stat(*time, "sent");
+  std::this_thread::sleep_for(std::chrono::milliseconds(20 * kSampleMs));
+  EXPECT_EQ(Stat(*time, "sent"), sent);
+  partition.OnControl([&] { time->SetPaused(false); });
+  while (Stat(*time, "sent") == sent) {
+  }
+  uint8_t last = proto::kTimeSample;
+  for (uint64_t seen = 2; seen <= sent && last == proto::kTimeSample; ++seen) last = flags();
+  EXPECT_EQ(last, proto::kTimeSyncNow);
+}
+
+// A guest that does not read its ring just then gets it as soon as it does.
+TEST_F(SamplingTest, AClockThatCouldNotBeSetIsSetLater) {
+  Guest guest;
+  Open(guest, vmbus::kTimeSyncClass);
+  Negotiate(guest, {4, 0});
+  AwaitReady(*time);
+  partition.OnControl([&] {
+    while (time->Sync()) {
+    }
+  });
+  const uint64_t sent = Stat(*time, "sent");
+  std::this_thread::sleep_for(std::chrono::milliseconds(5 * kSampleMs));
+  // What lies in the ring, from the start on, and behind it the one that found no room.
+  for (uint64_t seen = 1; seen < sent; ++seen) {
+    Receive(guest);
+    ASSERT_NE(guest.body.size(), 0u);
+  }
+  Receive(guest);
+  EXPECT_EQ(BodyAs<proto::TimeSync>(guest).flags, proto::kTimeSyncNow);
 }
 
 TEST_F(IntegrationTest, KeyValuePairsAreListedSetAndDeleted) {

@@ -18,8 +18,7 @@ using vmbus::ParseGuid;
 
 constexpr uint32_t kBeatMs = 2000;
 constexpr uint64_t kLostAfterNs = 3ull * kBeatMs * 1'000'000;  // three beats without an answer
-constexpr uint32_t kSampleMs = 5000;
-constexpr uint32_t kAnswerMs = 35'000;  // Linux gives its daemon 30 s
+constexpr uint32_t kAnswerMs = 35'000;                         // Linux gives its daemon 30 s
 
 void AppendUtf8(std::string& to, uint32_t code) {
   auto put = [&to](uint32_t value) { to.push_back(static_cast<char>(value)); };
@@ -109,11 +108,18 @@ void HeartbeatService::OnReady(Version) {
   Beat();
 }
 
+void HeartbeatService::SetPaused(bool paused) {
+  paused_ = paused;
+  if (answered_ns_ != 0) answered_ns_ = MonotonicNs();
+}
+
 void HeartbeatService::Beat() {
-  ++sequence_;
-  proto::Heartbeat body{};
-  body.sequence = sequence_ * 2;  // the guest's answer is the odd number behind it
-  Tell(std::as_bytes(std::span(&body, 1)));
+  if (!paused_) {
+    ++sequence_;
+    proto::Heartbeat body{};
+    body.sequence = sequence_ * 2;  // the guest's answer is the odd number behind it
+    Tell(std::as_bytes(std::span(&body, 1)));
+  }
   After(kBeatMs, [this] { Beat(); });
 }
 
@@ -126,7 +132,7 @@ void HeartbeatService::OnUnsolicited(std::span<const std::byte> body) {
 
 HeartbeatService::State HeartbeatService::state() const {
   if (!ready() || answered_ns_ == 0) return State::kNoContact;
-  return MonotonicNs() - answered_ns_ > kLostAfterNs ? State::kLost : State::kOk;
+  return !paused_ && MonotonicNs() - answered_ns_ > kLostAfterNs ? State::kLost : State::kOk;
 }
 
 const char* HeartbeatService::state_name() const {
@@ -166,23 +172,38 @@ void ShutdownService::Shutdown(Kind kind, bool force, std::function<void(absl::S
 
 // --- time ---
 
-TimeSyncService::TimeSyncService(EventLoop& loop, const Clock& reference)
+TimeSyncService::TimeSyncService(EventLoop& loop, const Clock& reference, uint32_t sample_ms)
     : IntegrationService(loop, {.name = "time synchronisation",
                                 .daemon = nullptr,
                                 .type = vmbus::kTimeSyncClass,
                                 .instance = ParseGuid("2dd1ce17-079e-403c-b352-a1921ee207ee"),
                                 .message_type = proto::kTimeSync,
                                 .versions = {{1, 0}, {3, 0}, {4, 0}}}),
-      reference_(reference) {}
+      reference_(reference),
+      sample_ms_(sample_ms) {}
 
 void TimeSyncService::OnReady(Version) {
   Sync();
-  After(kSampleMs, [this] { Sample(); });
+  After(sample_ms_, [this] { Sample(); });
+}
+
+bool TimeSyncService::Sync() {
+  const bool sent = SendTime(proto::kTimeSyncNow);
+  owed_ = !sent && ready();
+  return sent;
+}
+
+void TimeSyncService::SetPaused(bool paused) {
+  if (std::exchange(paused_, paused) && !paused) Sync();  // it stood still, as far as it can tell
 }
 
 void TimeSyncService::Sample() {
-  SendTime(proto::kTimeSample);
-  After(kSampleMs, [this] { Sample(); });
+  if (!paused_ && owed_) {
+    Sync();
+  } else if (!paused_) {
+    SendTime(proto::kTimeSample);
+  }
+  After(sample_ms_, [this] { Sample(); });
 }
 
 bool TimeSyncService::SendTime(uint8_t flags) {

@@ -25,6 +25,8 @@ class HeartbeatService : public IntegrationService {
   [[nodiscard]] State state() const;
   // The word an administrator sees: "No contact", "OK", "Lost communication".
   [[nodiscard]] const char* state_name() const;
+  // A guest whose processors stand is neither asked nor found lost.
+  void SetPaused(bool paused);
 
  protected:
   void OnReady(Version version) override;
@@ -35,6 +37,7 @@ class HeartbeatService : public IntegrationService {
   void Beat();
   uint64_t sequence_ = 0;     // of the last beat sent
   uint64_t answered_ns_ = 0;  // CLOCK_MONOTONIC of the last good answer; 0: none
+  bool paused_ = false;
 };
 
 // Asks the guest to shut itself down in order.
@@ -51,9 +54,13 @@ class ShutdownService : public IntegrationService {
 class TimeSyncService : public IntegrationService {
  public:
   // `reference` is the partition's reference clock.
-  TimeSyncService(EventLoop& loop, const Clock& reference);
-  // After the partition was paused, or on request. False: the guest has no service running.
-  bool Sync() { return SendTime(vmbus::integration::kTimeSyncNow); }
+  TimeSyncService(EventLoop& loop, const Clock& reference, uint32_t sample_ms = 5000);
+  // On request. False: the guest has no service running, or does not read its ring; it is set as
+  // soon as it does.
+  bool Sync();
+  // No samples for a guest whose processors stand: it reads none, and behind a full ring there
+  // would be no room for what sets its clock when it goes on, which is done then.
+  void SetPaused(bool paused);
 
  protected:
   void OnReady(Version version) override;
@@ -62,6 +69,9 @@ class TimeSyncService : public IntegrationService {
   bool SendTime(uint8_t flags);
   void Sample();
   const Clock& reference_;
+  const uint32_t sample_ms_;
+  bool paused_ = false;
+  bool owed_ = false;  // a Sync found no room
 };
 
 // Key-value pairs, by the daemon that runs in the guest. Without it the guest does not even
