@@ -309,11 +309,13 @@ absl::Status Machine::Build() {
   if (vmbus_->AddDevice(*storage_) == 0) return Internal("no channel for the SCSI controller");
   for (const auto& device : devices_) RETURN_IF_ERROR(OfferDevice(*device));
   services_ = std::make_unique<Services>(loop_, partition_->clock(), MemoryHost());
-  for (integration::IntegrationService* service : services_->all()) {
+  std::vector<integration::MessageChannel*> services = {&services_->memory, &services_->keyboard};
+  for (integration::IntegrationService* service : services_->all()) services.push_back(service);
+  for (integration::MessageChannel* service : services) {
+    services_->offered[service] = {};
+    if (services_off_.contains(service->name())) continue;
     RETURN_IF_ERROR(OfferService(*service));
   }
-  RETURN_IF_ERROR(OfferService(services_->memory));
-  RETURN_IF_ERROR(OfferService(services_->keyboard));
   sockets_->Connect(*vmbus_);
   vmbus_->OnSocketConnect([this](const vmbus::Guid& endpoint, const vmbus::Guid& service) {
     sockets_->OnGuestConnect(endpoint, service);
@@ -325,17 +327,17 @@ absl::Status Machine::Build() {
   if (first_entry_us_ == 0 && start_.exec_monotonic_ns() != 0) {
     first_entry_us_ = (MonotonicNs() - start_.exec_monotonic_ns()) / 1000;
   }
-  partition_->Start();
+  RETURN_IF_ERROR(partition_->Start());
   paused_ = false;
   ApplyPause();
   return absl::OkStatus();
 }
 
-void Machine::TearDown(std::function<void()> then) {
-  if (std::exchange(tearing_down_, true)) return;
+void Machine::TearDown() {
+  if (std::exchange(tearing_down_, true)) return;  // what comes behind it looks at what is wanted
   if (partition_ != nullptr) partition_->Stop();
-  auto finish = [this, then = std::move(then)] {
-    loop_.Post([this, then] {
+  auto finish = [this] {
+    loop_.Post([this] {
       console_.Drain();
       console_.Attach(nullptr);
       DescribeIncarnation(retired_);
@@ -348,7 +350,7 @@ void Machine::TearDown(std::function<void()> then) {
       partition_.reset();
       relay_.reset();
       tearing_down_ = false;
-      then();
+      AfterTearDown();
     });
   };
   if (vmbus_ == nullptr) return finish();
@@ -357,7 +359,7 @@ void Machine::TearDown(std::function<void()> then) {
 
 absl::Status Machine::OfferService(integration::MessageChannel& service) {
   const uint32_t relid = vmbus_->AddDevice(service);
-  services_->relids[&service] = relid;
+  services_->offered[&service] = {.relid = relid};
   return relid == 0 ? Internal("no channel for a service") : absl::OkStatus();
 }
 
@@ -370,19 +372,31 @@ void Machine::FlushDisks(const storage::StorageVsp& controller) {
 }
 
 void Machine::Stop(int status, std::string reason) {
-  if (std::exchange(ended_, true)) return;
-  TearDown([this, status, reason = std::move(reason)] {
-    int final_status = status;
-    std::vector<const storage::StorageVsp*> controllers = {storage_.get()};
-    for (const auto& device : devices_) {
-      if (device->disk != nullptr) controllers.push_back(device->disk.get());
+  if (ending_) return;
+  ending_ = {.status = status, .reason = std::move(reason)};
+  TearDown();
+}
+
+void Machine::AfterTearDown() {
+  if (!ending_) {
+    absl::Status status = ram_->Clear();
+    if (status.ok()) status = Build();
+    if (!status.ok()) {
+      Stop(control::kExitMachineFault,
+           "the machine could not be rebuilt after a reset: " + std::string(Message(status)));
     }
-    for (const storage::StorageVsp* controller : controllers) {
-      FlushDisks(*controller);
-      if (controller->any_poisoned()) final_status = control::kExitPoisonedDisk;
-    }
-    events_.ended(final_status, reason);
-  });
+    return;
+  }
+  int status = ending_->status;
+  std::vector<const storage::StorageVsp*> controllers = {storage_.get()};
+  for (const auto& device : devices_) {
+    if (device->disk != nullptr) controllers.push_back(device->disk.get());
+  }
+  for (const storage::StorageVsp* controller : controllers) {
+    FlushDisks(*controller);
+    if (controller->any_poisoned()) status = control::kExitPoisonedDisk;
+  }
+  events_.ended(status, ending_->reason);
 }
 
 void Machine::OnEnd(EndReason reason, const std::string& detail) {
@@ -399,7 +413,7 @@ void Machine::OnEnd(EndReason reason, const std::string& detail) {
 }
 
 void Machine::Restart() {
-  if (tearing_down_ || ended_) return;
+  if (tearing_down_ || ending_) return;
   const uint64_t now = MonotonicNs() / 1'000'000;
   while (!resets_.empty() && now - resets_.front() > kResetWindowMs) resets_.pop_front();
   resets_.push_back(now);
@@ -408,14 +422,7 @@ void Machine::Restart() {
     return Stop(control::kExitMachineFault,
                 "the guest reset " + std::to_string(resets_.size()) + " times within a minute");
   }
-  TearDown([this] {
-    absl::Status status = ram_->Clear();
-    if (status.ok()) status = Build();
-    if (!status.ok()) {
-      Stop(control::kExitMachineFault,
-           "the machine could not be rebuilt after a reset: " + std::string(Message(status)));
-    }
-  });
+  TearDown();
 }
 
 void Machine::OnCrash(const CrashReport& report) {
@@ -432,10 +439,13 @@ void Machine::OnCrash(const CrashReport& report) {
 }
 
 void Machine::OnSpace(bool full) {
-  if (partition_ == nullptr || tearing_down_) return;
-  paused_by_space_ = full;
+  // Counted at any time: a reset takes back what waited, while there is no machine to resume.
+  const bool before = waiting_for_space_ > 0;
+  waiting_for_space_ += full ? 1 : -1;
+  const bool now = waiting_for_space_ > 0;
+  if (now == before || partition_ == nullptr || tearing_down_) return;
   ApplyPause();
-  if (full) {
+  if (now) {
     events_.notice("the host's disk is full; the partition is paused until there is room");
   } else {
     events_.notice("there is room on the host's disk again; the partition goes on");
@@ -443,18 +453,46 @@ void Machine::OnSpace(bool full) {
 }
 
 void Machine::ApplyPause() {
-  const bool pause = paused_by_user_ || paused_by_space_;
+  const bool pause = paused_by_user_ || waiting_for_space_ > 0;
   if (pause == paused_ || partition_ == nullptr) return;
   paused_ = pause;
-  if (pause) return partition_->Pause();
-  partition_->Resume();
-  services_->time.Sync();  // its clock stood still, as far as the guest can tell
+  if (pause) partition_->Pause();
+  // What a guest that stands does not read would fill the rings.
+  services_->heartbeat.SetPaused(pause);
+  services_->time.SetPaused(pause);
+  if (!pause) partition_->Resume();
+}
+
+// Answers once, and in any case within a limit: a guest that never answers holds a place of those
+// who ask, and they are told.
+Machine::Replier Machine::WithLimit(const Replier& reply) {
+  constexpr uint32_t kLimitMs = 150'000;  // longer than every service's own; `ctl` waits for 180 s
+  struct State {
+    Replier reply;
+  };
+  auto state = std::make_shared<State>(State{reply});
+  // Most are answered before the loop comes round: these need no timer.
+  loop_.Post([this, weak = std::weak_ptr<State>(state)] {
+    const auto pending = weak.lock();
+    if (pending == nullptr || pending->reply == nullptr) return;
+    loop_.After(kLimitMs, [weak] {
+      const auto late = weak.lock();
+      if (late == nullptr || late->reply == nullptr) return;
+      control::Reply message;
+      message.set_error("the guest has not answered for 150 seconds");
+      std::exchange(late->reply, nullptr)(std::move(message));
+    });
+  });
+  return [state](control::Reply message) {
+    if (state->reply != nullptr) std::exchange(state->reply, nullptr)(std::move(message));
+  };
 }
 
 void Machine::Handle(const control::Request& request, std::vector<UniqueFd> descriptors,
-                     const Replier& reply) {
+                     const Replier& asked) {
+  const Replier reply = WithLimit(asked);
   const auto answer = AnswerWithStatus(reply);
-  if (partition_ == nullptr || services_ == nullptr || tearing_down_ || ended_) {
+  if (partition_ == nullptr || services_ == nullptr || tearing_down_ || ending_) {
     return answer(Unavailable("the partition is being reset or ends"));
   }
   switch (request.kind_case()) {
@@ -581,20 +619,24 @@ void Machine::HandleAddAdapter(const control::Adapter& adapter, std::vector<Uniq
   reply(std::move(message));
 }
 
+// `answer`, once: with what it is given, or with `late` after half a minute.
+Machine::Answer Machine::WithPatience(const Answer& answer, const std::string& late) {
+  auto answered = std::make_shared<bool>(false);
+  const auto once = [answered, answer](const absl::Status& status) {
+    if (!std::exchange(*answered, true)) answer(status);
+  };
+  constexpr uint32_t kPatienceMs = 30'000;
+  loop_.After(kPatienceMs, [once, late] { once(absl::DeadlineExceededError(AbslView(late))); });
+  return once;
+}
+
 void Machine::HandleRemove(const std::string& id, const Answer& answer) {
   Device* device = FindDevice(id);
   if (device == nullptr) {
     return answer(InvalidArgument("there is no device '" + id + "' that can be removed"));
   }
   device->leaving = true;
-  auto answered = std::make_shared<bool>(false);
-  const auto once = [answered, answer](const absl::Status& status) {
-    if (!std::exchange(*answered, true)) answer(status);
-  };
-  constexpr uint32_t kPatienceMs = 30'000;
-  loop_.After(kPatienceMs, [once] {
-    once(absl::DeadlineExceededError("the guest has not let go of the device yet"));
-  });
+  const auto once = WithPatience(answer, "the guest has not let go of the device yet");
   if (device->disk != nullptr) device->disk->BeginRemoval();
   Rescind(device, once);
 }
@@ -615,15 +657,26 @@ void Machine::Rescind(Device* device, const Answer& once) {
   });
 }
 
-// Off: the offer is taken back. On: made again, once the guest has let go of the last one.
+// Off: the offer is taken back. On: made again, once the guest has let go of the last one. What was
+// asked for holds for the guest's next life too.
 void Machine::HandleSwitch(const control::SwitchService& request, const Answer& answer) {
-  for (auto& [service, relid] : services_->relids) {
+  for (auto& [service, state] : services_->offered) {
     if (service->name() != request.name()) continue;
-    if (request.on() == (relid != 0)) return answer(absl::OkStatus());
+    if (request.on()) {
+      services_off_.erase(request.name());
+    } else {
+      services_off_.insert(request.name());
+    }
+    if (state.leaving) {
+      return answer(Unavailable("the guest has not let go of the service yet"));
+    }
+    if (request.on() == (state.relid != 0)) return answer(absl::OkStatus());
     if (request.on()) return answer(OfferService(*service));
-    vmbus_->RemoveDevice(relid, [this, service = service, answer] {
-      services_->relids[service] = 0;
-      answer(absl::OkStatus());
+    state.leaving = true;
+    const auto once = WithPatience(answer, "the guest has not let go of the service yet");
+    vmbus_->RemoveDevice(state.relid, [this, service = service, once] {
+      services_->offered[service] = {};
+      once(absl::OkStatus());
     });
     return;
   }
@@ -731,9 +784,9 @@ void Machine::HandleKeyValues(const control::KeyValues& request,
 void Machine::Describe(control::Reply& reply) const {
   AddText(reply, "name", start_.name());
   AddText(reply, "state",
-          paused_by_space_ ? "Paused (the host's disk is full)"
-          : paused_        ? "Paused"
-                           : "Running");
+          waiting_for_space_ > 0 ? "Paused (the host's disk is full)"
+          : paused_              ? "Paused"
+                                 : "Running");
   AddText(reply, "heartbeat", services_->heartbeat.state_name());
   const uint32_t version = vmbus_->machine().connected() ? vmbus_->machine().version() : 0;
   AddText(reply, "vmbus",

@@ -8,6 +8,8 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -68,7 +70,11 @@ class Machine {
     integration::FileCopyService file_copy;
     integration::DynamicMemory memory;
     integration::Keyboard keyboard;
-    std::map<integration::MessageChannel*, uint32_t> relids;  // 0: switched off
+    struct Offered {
+      uint32_t relid = 0;  // 0: switched off
+      bool leaving = false;
+    };
+    std::map<integration::MessageChannel*, Offered> offered;
     [[nodiscard]] std::array<integration::IntegrationService*, 6> all() {
       return {&heartbeat, &shutdown, &time, &key_values, &snapshot, &file_copy};
     }
@@ -119,16 +125,21 @@ class Machine {
   void HandleAddAdapter(const control::Adapter& adapter, std::vector<UniqueFd> fds,
                         const Replier& reply);
   void Rescind(Device* device, const Answer& once);
+  [[nodiscard]] Answer WithPatience(const Answer& answer, const std::string& late);
+  [[nodiscard]] Replier WithLimit(const Replier& reply);
   void HandleRemove(const std::string& id, const Answer& answer);
   void HandleAddresses(const control::Addresses& request, const Replier& reply);
   void ListAddresses(std::vector<std::string> ids, control::Reply so_far, const Replier& reply);
   void HandleSwitch(const control::SwitchService& request, const Answer& answer);
   [[nodiscard]] integration::DynamicMemory::Host MemoryHost();
   absl::Status Build();
-  // Tears the incarnation down in order, then calls `then`.
-  void TearDown(std::function<void()> then);
+  // Tears the incarnation down in order, then ends or builds the next one: whatever is wanted by
+  // then, for a stop may come while a reset is under way.
+  void TearDown();
+  void AfterTearDown();
   void OnEnd(EndReason reason, const std::string& detail);
   void OnCrash(const CrashReport& report);
+  // A controller's first write began to wait for space, or its last one has it.
   void OnSpace(bool full);
   // Pauses or resumes the VPs according to the reasons there are.
   void ApplyPause();
@@ -159,12 +170,18 @@ class Machine {
   std::unique_ptr<Services> services_;
   std::unique_ptr<vmbus::VmbusServer> vmbus_;
   std::unique_ptr<MessageRelay> relay_;
-  std::shared_ptr<bool> incarnation_;  // events of an earlier one are ignored
-  StatSink retired_;                   // counters of incarnations that are gone
+  std::shared_ptr<bool> incarnation_;   // events of an earlier one are ignored
+  std::set<std::string> services_off_;  // by name; outlives a reset of the guest
+  StatSink retired_;                    // counters of incarnations that are gone
   bool tearing_down_ = false;
-  bool paused_by_user_ = false, paused_by_space_ = false, paused_ = false;
-  bool ended_ = false;
-  std::deque<uint64_t> resets_;  // times of recent resets, CLOCK_MONOTONIC milliseconds
+  bool paused_by_user_ = false, paused_ = false;
+  int waiting_for_space_ = 0;  // controllers, of all incarnations
+  struct Ending {
+    int status = 0;
+    std::string reason;
+  };
+  std::optional<Ending> ending_;  // set once: the first reason to end counts
+  std::deque<uint64_t> resets_;   // times of recent resets, CLOCK_MONOTONIC milliseconds
   uint64_t reset_count_ = 0;
   uint64_t first_entry_us_ = 0;
 };
