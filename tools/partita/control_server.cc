@@ -20,8 +20,6 @@ absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Create(const std::
   return std::unique_ptr<ControlServer>(new ControlServer(std::move(socket), path));
 }
 
-ControlServer::~ControlServer() { unlink(path_.c_str()); }
-
 void ControlServer::AddTo(std::vector<pollfd>& fds) const {
   fds.push_back({.fd = socket_.get(), .events = POLLIN, .revents = 0});
   for (const auto& client : clients_) {
@@ -34,7 +32,7 @@ void ControlServer::HandleEvents(const std::vector<pollfd>& fds, size_t first,
   // Clients first: Accept appends to them.
   for (size_t i = clients_.size(); i-- > 0;) {
     if (fds[first + 1 + i].revents != 0 && !Serve(*clients_[i], forward)) {
-      clients_.erase(clients_.begin() + static_cast<ptrdiff_t>(i));
+      Forget(i);
     }
   }
   if (fds[first].revents != 0) Accept();
@@ -54,6 +52,13 @@ void ControlServer::Accept() {
       Client{.number = next_++, .channel = control::Channel(std::move(fd))}));
 }
 
+void ControlServer::Forget(size_t index) {
+  std::erase_if(pending_, [number = clients_[index]->number](const auto& asked) {
+    return asked.second.client == number;
+  });
+  clients_.erase(clients_.begin() + static_cast<ptrdiff_t>(index));
+}
+
 bool ControlServer::Serve(Client& client, const Forward& forward) {
   control::Request request;
   std::vector<UniqueFd> descriptors;
@@ -66,11 +71,12 @@ bool ControlServer::Serve(Client& client, const Forward& forward) {
   if (request.id() == 0 || request.has_start() || request.has_stop() || request.has_get_stats() ||
       request.has_accept_socket()) {
     refusal.set_error("a request that may not be made here");
-  } else if (pending_.size() >= kMaxPending) {
+  } else if (client.pending >= kMaxPending) {
     refusal.set_error("too many requests without an answer");
   } else {
     const uint64_t number = next_++;
     pending_[number] = {.client = client.number, .id = request.id()};
+    ++client.pending;
     request.set_id(number);
     std::vector<int> raw;
     raw.reserve(descriptors.size());
@@ -78,6 +84,7 @@ bool ControlServer::Serve(Client& client, const Forward& forward) {
     const absl::Status sent = forward(request, raw);
     if (sent.ok()) return true;
     pending_.erase(number);
+    --client.pending;
     refusal.set_error("the partition has ended");
   }
   control::Event event;
@@ -93,11 +100,14 @@ void ControlServer::OnReply(control::Reply reply) {
   const auto client = std::find_if(clients_.begin(), clients_.end(),
                                    [&](const auto& c) { return c->number == whom.client; });
   if (client == clients_.end()) return;  // did not wait
+  --(*client)->pending;
   reply.set_id(whom.id);
   control::Event event;
   *event.mutable_reply() = std::move(reply);
   // A client that does not read is cut off rather than waited for.
-  if (!(*client)->channel.Send(event).ok()) clients_.erase(client);
+  if (!(*client)->channel.Send(event).ok()) {
+    Forget(static_cast<size_t>(client - clients_.begin()));
+  }
 }
 
 }  // namespace partita

@@ -16,6 +16,7 @@
 
 #include "tools/control/channel.h"
 #include "tools/control/control.pb.h"
+#include "tools/partita/unix_socket.h"
 
 namespace partita {
 
@@ -26,7 +27,6 @@ class ControlServer {
       std::function<absl::Status(const control::Request&, std::span<const int> descriptors)>;
   // Makes the socket, for its owner only; a socket that nobody serves any more is replaced.
   static absl::StatusOr<std::unique_ptr<ControlServer>> Create(const std::string& path);
-  ~ControlServer();
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;
 
@@ -38,9 +38,10 @@ class ControlServer {
 
  private:
   static constexpr size_t kMaxClients = 16;
-  static constexpr size_t kMaxPending = 256;  // requests without a reply, of all clients
+  static constexpr size_t kMaxPending = 16;  // requests without a reply, of one client
   struct Client {
     uint64_t number = 0;
+    size_t pending = 0;
     control::Channel channel;
   };
   struct Asked {
@@ -48,13 +49,15 @@ class ControlServer {
     uint64_t id = 0;  // the client's
   };
   ControlServer(UniqueFd socket, std::string path)
-      : socket_(std::move(socket)), path_(std::move(path)) {}
+      : socket_(std::move(socket)), file_(std::move(path)) {}
   void Accept();
+  // Forgets what a client that is gone has asked for; nobody waits for the reply.
+  void Forget(size_t index);
   // False: the client is gone.
   bool Serve(Client& client, const Forward& forward);
 
   UniqueFd socket_;
-  const std::string path_;
+  const SocketFile file_;
   std::vector<std::unique_ptr<Client>> clients_;
   std::map<uint64_t, Asked> pending_;  // by the id under which the worker knows the request
   uint64_t next_ = 1;

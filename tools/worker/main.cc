@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/descriptor_limit.h"
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "tools/control/channel.h"
@@ -130,8 +131,14 @@ class Worker {
                          control::Event event;
                          *event.mutable_reply() = std::move(reply);
                          event.mutable_reply()->set_id(id);
-                         if (const absl::Status sent = channel_.Send(event); !sent.ok())
-                           Log(Message(sent));
+                         const absl::Status sent = channel_.Send(event);
+                         if (sent.ok()) return;
+                         // Whoever asked is told in any case, or it would wait for ever.
+                         event.mutable_reply()->Clear();
+                         event.mutable_reply()->set_id(id);
+                         event.mutable_reply()->set_error("the answer could not be sent: " +
+                                                          std::string(Message(sent)));
+                         if (!channel_.Send(event).ok()) Log(Message(sent));
                        });
     }
   }
@@ -144,7 +151,9 @@ class Worker {
 };
 
 int Main() {
+  UseAllDescriptors();
   prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  signal(SIGPIPE, SIG_IGN);  // a console's reader that leaves is an error of that write alone
   auto loop = EventLoop::Create();
   if (!loop.ok()) {
     Log(Message(loop.status()));
