@@ -19,7 +19,9 @@
 #include <optional>
 #include <utility>
 
+#include "base/descriptor_limit.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "partition/kvm/kvm.h"
 #include "tools/control/identity.h"
 #include "tools/partita/control_server.h"
@@ -28,6 +30,7 @@
 #include "tools/partita/host_facts.h"
 #include "tools/partita/kernel_image.h"
 #include "tools/partita/net_option.h"
+#include "tools/partita/output.h"
 #include "tools/partita/terminal.h"
 #include "tools/partita/unix_socket.h"
 #include "tools/partita/vsock_server.h"
@@ -50,14 +53,18 @@ absl::StatusOr<UniqueFd> OpenFile(const std::string& path, const char* what) {
 class StartBuilder {
  public:
   absl::Status Build(const RunOptions& options, const RunHooks& hooks);
+  // Behind Build, with signals blocked: what it makes has to be removed again.
+  absl::Status OpenConsole(const RunOptions& options, const RunHooks& hooks);
   control::Start start;
   [[nodiscard]] std::vector<int> descriptors() const {
     std::vector<int> out;
     for (const UniqueFd& fd : owned_) out.push_back(fd.get());
     return out;
   }
+  void ReleaseDescriptors() { owned_.clear(); }
   UniqueFd console;  // our end, when the console is this program's terminal
   std::string console_note;
+  std::optional<SocketFile> console_file;
 
  private:
   int32_t Own(UniqueFd fd) {
@@ -65,7 +72,6 @@ class StartBuilder {
     return static_cast<int32_t>(owned_.size() - 1);
   }
   absl::Status ChooseSynic(const RunOptions& options, int kvm_fd);
-  absl::Status OpenConsole(const RunOptions& options, const RunHooks& hooks);
   absl::Status AddAdapter(const RunOptions& options, const std::string& text);
   std::vector<UniqueFd> owned_;
 };
@@ -107,13 +113,8 @@ absl::Status StartBuilder::OpenConsole(const RunOptions& options, const RunHooks
     start.set_console_fd(Own(std::move(fd)));
   } else if (serial.starts_with("unix:")) {
     const std::string path = serial.substr(5);
-    ASSIGN_OR_RETURN(const sockaddr_un address, UnixAddress("--serial unix:", path));
-    UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (!fd.valid() ||
-        bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
-        listen(fd.get(), 1) != 0) {
-      return SystemError("serial socket " + path);
-    }
+    ASSIGN_OR_RETURN(UniqueFd fd, ListenForOwner("--serial unix:", path, SOCK_STREAM, 1));
+    console_file.emplace(path);
     start.set_console(control::CONSOLE_LISTEN);
     start.set_console_fd(Own(std::move(fd)));
   } else {
@@ -205,7 +206,7 @@ absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hook
     return InvalidArgument("a partition has at most 8 network adapters");
   }
   for (const std::string& text : options.nets) RETURN_IF_ERROR(AddAdapter(options, text));
-  return OpenConsole(options, hooks);
+  return absl::OkStatus();
 }
 
 absl::Status StartBuilder::AddAdapter(const RunOptions& options, const std::string& text) {
@@ -231,9 +232,12 @@ absl::Status StartBuilder::AddAdapter(const RunOptions& options, const std::stri
 // Relays between the worker, the console and the user until the worker reports its end.
 class Session {
  public:
-  Session(WorkerProcess& worker, UniqueFd console, std::unique_ptr<ControlServer> control,
-          std::unique_ptr<VsockServer> vsock, const RunOptions& options, const RunHooks& hooks)
+  Session(WorkerProcess& worker, Output out, Output words, UniqueFd console,
+          std::unique_ptr<ControlServer> control, std::unique_ptr<VsockServer> vsock,
+          const RunOptions& options, const RunHooks& hooks)
       : worker_(worker),
+        out_(std::move(out)),
+        words_(std::move(words)),
         console_(std::move(console)),
         control_(std::move(control)),
         vsock_(std::move(vsock)),
@@ -243,7 +247,11 @@ class Session {
   int Run();
 
  private:
+  // Waits for something to happen and does it.
+  void Step();
+  [[nodiscard]] int PatienceMs();
   void OnEvent();
+  void CopyWords();
   bool CopyOutput();  // false at the end of the console
   void CopyInput();
   void OnSignal();
@@ -252,6 +260,7 @@ class Session {
   int Finish();
 
   WorkerProcess& worker_;
+  Output out_, words_;  // stdout and stderr
   UniqueFd console_;
   std::unique_ptr<ControlServer> control_;
   std::unique_ptr<VsockServer> vsock_;
@@ -262,54 +271,108 @@ class Session {
   EscapeFilter escape_;
   bool input_open_ = true;
   bool worker_open_ = true;
+  bool stop_asked_ = false;     // by a signal: then nobody waits for a reader that is stuck
+  uint64_t give_up_at_ms_ = 0;  // 0: no reason to
   std::optional<control::Ended> ended_;
   std::map<std::string, uint64_t> stats_;
 };
 
-int Session::Run() {
+// From here on signals are read, never delivered; threads and children made later see to
+// themselves.
+sigset_t BlockSignals() {
   sigset_t set;
   sigemptyset(&set);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) sigaddset(&set, signal);
   sigprocmask(SIG_BLOCK, &set, nullptr);
+  // A reader of stdout that leaves (`| head`) is no reason to end a partition.
+  signal(SIGPIPE, SIG_IGN);
+  return set;
+}
+
+int Session::Run() {
+  const sigset_t set = BlockSignals();
   signals_ = UniqueFd(signalfd(-1, &set, SFD_CLOEXEC));
   const bool interactive = console_.valid() && !hooks_.output;
   if (interactive) {
     terminal_.emplace();
-    if (terminal_->active()) fprintf(stderr, "partita: Ctrl-A x ends the partition\r\n");
+    if (terminal_->active()) words_.Write("partita: Ctrl-A x ends the partition\r\n");
   }
   input_open_ = interactive;
+  while (worker_open_ || console_.valid() || worker_.words().valid()) {
+    if (PatienceMs() == 0) break;
+    Step();
+  }
+  terminal_.reset();
+  const int status = Finish();
+  control_.reset();
+  vsock_.reset();
+  // A reader gets everything at its own pace, unless a signal says that it is enough.
+  while (!out_.Drained() || !words_.Drained()) {
+    if (PatienceMs() == 0) break;
+    Step();
+  }
+  return status;
+}
+
+// How long to wait for the next event: for ever, but for a second behind the end of a partition
+// that a signal stopped.
+int Session::PatienceMs() {
+  constexpr uint64_t kGraceMs = 1000;
+  if (worker_open_ || !stop_asked_) return -1;
+  const uint64_t now = MonotonicNs() / 1'000'000;
+  if (give_up_at_ms_ == 0) give_up_at_ms_ = now + kGraceMs;
+  return now >= give_up_at_ms_ ? 0 : static_cast<int>(give_up_at_ms_ - now);
+}
+
+void Session::Step() {
   const auto forward = [this](const control::Request& request, std::span<const int> descriptors) {
     return worker_open_ ? worker_.Send(request, descriptors) : Unavailable("the worker is gone");
   };
-  while (worker_open_ || console_.valid()) {
-    std::vector<pollfd> fds = {
-        pollfd{.fd = worker_open_ ? worker_.fd() : -1, .events = POLLIN, .revents = 0},
-        pollfd{.fd = signals_.get(), .events = POLLIN, .revents = 0},
-        pollfd{.fd = console_.valid() ? console_.get() : -1, .events = POLLIN, .revents = 0},
-        pollfd{.fd = input_open_ ? STDIN_FILENO : -1, .events = POLLIN, .revents = 0}};
-    constexpr size_t kOwnFds = 4;
-    if (control_ != nullptr) control_->AddTo(fds);
-    const size_t vsock_fds = fds.size();
-    if (vsock_ != nullptr) vsock_->AddTo(fds);
-    if (poll(fds.data(), fds.size(), -1) < 0 && errno != EINTR) break;
-    if (fds[2].revents != 0 && !CopyOutput()) console_.Reset();
-    if (fds[0].revents != 0) OnEvent();
-    if (fds[1].revents != 0) OnSignal();
-    if (fds[3].revents != 0) CopyInput();
-    if (control_ != nullptr) {
-      control_->HandleEvents(fds, kOwnFds, forward);
-    }
-    if (vsock_ != nullptr) vsock_->HandleEvents(fds, vsock_fds, forward);
-  }
-  terminal_.reset();
-  return Finish();
+  const auto watch = [](int fd, bool wanted) {
+    return pollfd{.fd = wanted ? fd : -1, .events = POLLIN, .revents = 0};
+  };
+  // The guest's output waits in the console, and the worker's words in their pipe, while nobody
+  // reads ours: the ends there drop and count, and nobody waits.
+  std::vector<pollfd> fds = {
+      watch(worker_.fd(), worker_open_),
+      watch(signals_.get(), true),
+      watch(console_.get(), console_.valid() && out_.HasRoom()),
+      watch(STDIN_FILENO, input_open_),
+      watch(worker_.words().get(), worker_.words().valid() && words_.HasRoom()),
+      watch(out_.progress_fd(), true),
+      watch(words_.progress_fd(), true)};
+  const size_t own_fds = fds.size();
+  if (control_ != nullptr) control_->AddTo(fds);
+  const size_t vsock_fds = fds.size();
+  if (vsock_ != nullptr) vsock_->AddTo(fds);
+  if (poll(fds.data(), fds.size(), PatienceMs()) < 0) return;
+  if (fds[5].revents != 0) out_.TakeProgress();
+  if (fds[6].revents != 0) words_.TakeProgress();
+  if (fds[2].revents != 0 && !CopyOutput()) console_.Reset();
+  if (fds[4].revents != 0) CopyWords();
+  if (fds[0].revents != 0) OnEvent();
+  if (fds[1].revents != 0) OnSignal();
+  if (fds[3].revents != 0) CopyInput();
+  if (control_ != nullptr) control_->HandleEvents(fds, own_fds, forward);
+  if (vsock_ != nullptr) vsock_->HandleEvents(fds, vsock_fds, forward);
+}
+
+void Session::CopyWords() {
+  std::array<char, 4096> bytes{};
+  const ssize_t got = read(worker_.words().get(), bytes.data(), bytes.size());
+  if (got > 0) return words_.Write({bytes.data(), static_cast<size_t>(got)});
+  if (got == 0 || (errno != EINTR && errno != EAGAIN)) worker_.words().Reset();
 }
 
 void Session::OnEvent() {
   control::Event event;
   const absl::Status status = worker_.Receive(&event);
+  if (absl::IsInvalidArgument(status)) {  // that one alone
+    return words_.Write("partita: from the worker: " + std::string(Message(status)) + "\r\n");
+  }
   if (!status.ok()) {
     worker_open_ = false;
+    input_open_ = false;
     return;
   }
   if (event.has_ended()) ended_ = event.ended();
@@ -330,7 +393,7 @@ void Session::OnEvent() {
     stats_.clear();
     for (const auto& [name, value] : event.stats().values()) stats_[name] = value;
   }
-  if (!event.notice().empty()) fprintf(stderr, "partita: %s\r\n", event.notice().c_str());
+  if (!event.notice().empty()) words_.Write("partita: " + event.notice() + "\r\n");
 }
 
 bool Session::CopyOutput() {
@@ -342,13 +405,7 @@ bool Session::CopyOutput() {
     hooks_.output(text);
     return true;
   }
-  size_t at = 0;
-  while (at < text.size()) {
-    const ssize_t written = write(STDOUT_FILENO, text.data() + at, text.size() - at);
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) break;  // nobody reads; the guest goes on
-    at += static_cast<size_t>(written);
-  }
+  out_.Write(text);
   return true;
 }
 
@@ -377,6 +434,7 @@ void Session::OnSignal() {
 }
 
 void Session::RequestStop(int signal) {
+  stop_asked_ = true;
   control::Request request;
   request.mutable_stop()->set_signal(signal);
   static_cast<void>(worker_.Send(request).ok());
@@ -393,13 +451,14 @@ void Session::WriteStats() const {
 int Session::Finish() {
   const int status = worker_.Wait();
   WriteStats();
+  const auto say = [this](const std::string& line) { words_.Write("partita: " + line + "\n"); };
   if (!ended_) {
-    Log(WIFSIGNALED(status) ? "the worker was killed by signal " + std::to_string(WTERMSIG(status))
+    say(WIFSIGNALED(status) ? "the worker was killed by signal " + std::to_string(WTERMSIG(status))
                             : "the worker ended without a word");
     return control::kExitMachineFault;
   }
   const bool plain = ended_->status() == control::kExitPowerOff;
-  if (!plain || !options_.quiet) Log(ended_->reason());
+  if (!plain || !options_.quiet) say(ended_->reason());
   return ended_->status();
 }
 
@@ -450,9 +509,13 @@ absl::Status ParseMemory(const std::string& text, uint64_t* bytes, int* pages, u
 int RunPartition(const RunOptions& options) { return RunPartition(options, RunHooks{}); }
 
 int RunPartition(const RunOptions& options, const RunHooks& hooks) {
+  UseAllDescriptors();
   StartBuilder builder;
-  if (const absl::Status status = builder.Build(options, hooks); !status.ok()) {
-    Log(Message(status));
+  absl::Status built = builder.Build(options, hooks);
+  std::ignore = BlockSignals();
+  if (built.ok()) built = builder.OpenConsole(options, hooks);
+  if (!built.ok()) {
+    Log(Message(built));
     return control::kExitStartFailed;
   }
   std::unique_ptr<ControlServer> control;
@@ -473,6 +536,14 @@ int RunPartition(const RunOptions& options, const RunHooks& hooks) {
     }
     vsock = *std::move(created);
   }
+  auto out = Output::Create(STDOUT_FILENO), words = Output::Create(STDERR_FILENO);
+  if (!out.ok() || !words.ok()) {
+    Log("no descriptors for the output");
+    return control::kExitStartFailed;
+  }
+  // Moved out of the builder, which gives its descriptors away before the partition has ended.
+  std::optional<SocketFile> console_file;
+  if (builder.console_file) console_file.emplace(*std::move(builder.console_file));
   auto worker = WorkerProcess::Spawn();
   if (!worker.ok()) {
     Log(Message(worker.status()));
@@ -481,12 +552,13 @@ int RunPartition(const RunOptions& options, const RunHooks& hooks) {
   if (!builder.console_note.empty()) Log(builder.console_note);
   const absl::Status sent = (*worker)->Start(std::move(builder.start), builder.descriptors());
   UniqueFd console = std::move(builder.console);
-  builder = StartBuilder();  // the worker has the descriptors, and with them the disks' locks
+  builder.ReleaseDescriptors();  // the worker has the descriptors, and with them the disks' locks
   if (!sent.ok()) {
     Log(Message(sent));
     return control::kExitStartFailed;
   }
-  return Session(**worker, std::move(console), std::move(control), std::move(vsock), options, hooks)
+  return Session(**worker, *std::move(out), *std::move(words), std::move(console),
+                 std::move(control), std::move(vsock), options, hooks)
       .Run();
 }
 

@@ -15,7 +15,7 @@ RawTerminal::RawTerminal() {
 }
 
 RawTerminal::~RawTerminal() {
-  if (active_) tcsetattr(STDIN_FILENO, TCSADRAIN, &saved_);
+  if (active_) tcsetattr(STDIN_FILENO, TCSANOW, &saved_);
 }
 
 std::string EscapeFilter::Feed(std::string_view typed, bool* exit) {

@@ -18,7 +18,10 @@ absl::StatusOr<UniqueFd> ListenForOwner(const std::string& what, const std::stri
   int bound = bind(socket.get(), raw, sizeof(address));
   if (bound != 0 && errno == EADDRINUSE) {
     struct stat info {};
-    const UniqueFd probe(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
+    // A socket of another type: it finds out whether anybody has this name without being a visitor
+    // (a console serves the newest one). EPROTOTYPE: somebody has; ECONNREFUSED: nobody.
+    const int other = type == SOCK_DGRAM ? SOCK_STREAM : SOCK_DGRAM;
+    const UniqueFd probe(::socket(AF_UNIX, other | SOCK_CLOEXEC, 0));
     const bool stale = stat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode) &&
                        connect(probe.get(), raw, sizeof(address)) != 0 && errno == ECONNREFUSED;
     if (stale && unlink(path.c_str()) == 0) bound = bind(socket.get(), raw, sizeof(address));
@@ -31,6 +34,21 @@ absl::StatusOr<UniqueFd> ListenForOwner(const std::string& what, const std::stri
     return SystemError(what + " socket " + path);
   }
   return socket;
+}
+
+SocketFile::SocketFile(std::string path) : path_(std::move(path)) {
+  struct stat info {};
+  if (lstat(path_.c_str(), &info) != 0) return;
+  device_ = info.st_dev;
+  inode_ = info.st_ino;
+}
+
+SocketFile::~SocketFile() {
+  struct stat info {};
+  if (!path_.empty() && lstat(path_.c_str(), &info) == 0 && info.st_dev == device_ &&
+      info.st_ino == inode_) {
+    unlink(path_.c_str());
+  }
 }
 
 }  // namespace partita

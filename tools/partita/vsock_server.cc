@@ -19,8 +19,6 @@ absl::StatusOr<std::unique_ptr<VsockServer>> VsockServer::Create(const std::stri
   return std::unique_ptr<VsockServer>(new VsockServer(std::move(socket), path));
 }
 
-VsockServer::~VsockServer() { unlink(path_.c_str()); }
-
 void VsockServer::AddTo(std::vector<pollfd>& fds) const {
   fds.push_back(
       {.fd = clients_.size() < kMaxClients ? socket_.get() : -1, .events = POLLIN, .revents = 0});
@@ -78,7 +76,7 @@ bool VsockServer::Serve(Client& client, const ControlServer::Forward& forward) {
 }
 
 UniqueFd VsockServer::ConnectToHost(uint32_t port) const {
-  const auto address = UnixAddress("--vsock", path_ + "_" + std::to_string(port));
+  const auto address = UnixAddress("--vsock", file_.path() + "_" + std::to_string(port));
   if (!address.ok()) return {};
   // Not blocking: a listener with a full backlog is as good as none.
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));

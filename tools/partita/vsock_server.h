@@ -13,13 +13,13 @@
 #include <vector>
 
 #include "tools/partita/control_server.h"
+#include "tools/partita/unix_socket.h"
 
 namespace partita {
 
 class VsockServer {
  public:
   static absl::StatusOr<std::unique_ptr<VsockServer>> Create(const std::string& path);
-  ~VsockServer();
   VsockServer(const VsockServer&) = delete;
   VsockServer& operator=(const VsockServer&) = delete;
 
@@ -37,13 +37,13 @@ class VsockServer {
     std::string line;
   };
   VsockServer(UniqueFd socket, std::string path)
-      : socket_(std::move(socket)), path_(std::move(path)) {}
+      : socket_(std::move(socket)), file_(std::move(path)) {}
   void Accept();
   // False: the client is done with here.
   static bool Serve(Client& client, const ControlServer::Forward& forward);
 
   UniqueFd socket_;
-  const std::string path_;
+  const SocketFile file_;
   std::vector<Client> clients_;
 };
 

@@ -23,6 +23,10 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Spawn() {
   if (access(path.c_str(), X_OK) != 0) return SystemError("no worker program at " + path);
 
   ASSIGN_OR_RETURN(auto pair, control::Channel::CreatePair());
+  int words[2];
+  if (pipe2(words, O_CLOEXEC | O_NONBLOCK) != 0) return SystemError("creating the worker's stderr");
+  UniqueFd read_words(words[0]);
+  const UniqueFd write_words(words[1]);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   constexpr int kControlFd = 3;
@@ -31,10 +35,14 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Spawn() {
   posix_spawn_file_actions_adddup2(&actions, high, kControlFd);
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, write_words.get(), STDERR_FILENO);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   // A group of its own: Ctrl-C reaches this program, which asks the worker to stop in order.
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
+  sigset_t none;
+  sigemptyset(&none);
+  posix_spawnattr_setsigmask(&attributes, &none);
   char* arguments[] = {path.data(), nullptr};
   pid_t pid = -1;
   const int error = posix_spawn(&pid, path.c_str(), &actions, &attributes, arguments, environ);
@@ -42,7 +50,8 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Spawn() {
   posix_spawnattr_destroy(&attributes);
   close(high);
   if (error != 0) return SystemError("starting " + path, error);
-  return std::unique_ptr<WorkerProcess>(new WorkerProcess(std::move(pair.first), pid));
+  return std::unique_ptr<WorkerProcess>(
+      new WorkerProcess(std::move(pair.first), std::move(read_words), pid));
 }
 
 WorkerProcess::~WorkerProcess() {

@@ -25,12 +25,17 @@ class WorkerProcess {
   absl::Status Receive(control::Event* event) { return channel_.Receive(event); }
   [[nodiscard]] int fd() const { return channel_.fd(); }
   [[nodiscard]] pid_t pid() const { return pid_; }
+  // The reading end of the worker's stderr, not blocking on either end: a worker that has something
+  // to say waits for nobody.
+  [[nodiscard]] UniqueFd& words() { return words_; }
   // Waits for the process; its raw wait status.
   int Wait();
 
  private:
-  WorkerProcess(control::Channel channel, pid_t pid) : channel_(std::move(channel)), pid_(pid) {}
+  WorkerProcess(control::Channel channel, UniqueFd words, pid_t pid)
+      : channel_(std::move(channel)), words_(std::move(words)), pid_(pid) {}
   control::Channel channel_;
+  UniqueFd words_;
   pid_t pid_;
 };
 

@@ -7,6 +7,7 @@
 //   hello   reports what it found
 //   registers  reports CPUID leaves and synthetic MSRs as they are at the start
 //   platform   reports the machine below VMBus
+//   collide    resets the machine from one VP while another one crashes
 //   hostile    does everything wrong that a guest can do, then shows that the disk still answers
 // With "autoeoi=1" SINT 2 ends its interrupts by itself, and the guest does not.
 #include <atomic>
@@ -508,6 +509,27 @@ void RunNetwork() {
   MoveFrames(*connection, *queues[0]);
 }
 
+// Two VPs end the machine in two ways at the same moment.
+std::atomic<uint32_t> at_the_line{0};
+
+void WaitAtTheLine() {
+  at_the_line.fetch_add(1);
+  while (at_the_line.load() < 2) asm volatile("pause");
+}
+
+void CrashAtTheLine(uint64_t) {
+  WaitAtTheLine();
+  Call(kSysWriteMsr, hv::kMsrCrashCtl, hv::kCrashNotify);
+  while (true) asm volatile("pause");
+}
+
+void RunCollide() {
+  Call(kSysStartVp, 1, reinterpret_cast<uintptr_t>(&CrashAtTheLine), 0);
+  WaitAtTheLine();
+  Call(kSysWriteMsr, hv::kMsrReset, 1);
+  while (true) asm volatile("pause");
+}
+
 void RunStorage() {
   ParseJob();
   Connection* connection = nullptr;
@@ -575,6 +597,8 @@ void UserMain(uint64_t) {
     RunHostile();
   } else if (kind == "platform") {
     ReportPlatform();
+  } else if (kind == "collide") {
+    RunCollide();
   } else if (kind == "registers") {
     ReportRegisters();
   } else if (kind == "verify" || kind == "bench") {
