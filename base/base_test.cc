@@ -86,6 +86,44 @@ TEST(Histogram, QuantilesAreWithinOneSixteenthAboveTheValue) {
   EXPECT_EQ(histogram.Quantile(1.0), UINT64_MAX);
 }
 
+// A sum never falls: what a loop that has ended counted stays, and the next loop goes on from
+// there.
+TEST(PerLoop, SumsTheBlocksOfLoopsThatLiveAndThatHaveEnded) {
+  struct Block {
+    LoopCounter things;
+    Histogram sizes;
+  };
+  PerLoop<Block> loops;
+  const auto sum = [&] {
+    uint64_t total = 0;
+    loops.ForEach([&](const Block& block) { total += block.things.value(); });
+    return total;
+  };
+  constexpr uint64_t kEach = 100000;
+  for (uint64_t round = 1; round <= 3; ++round) {
+    std::vector<std::thread> threads;
+    threads.reserve(4);
+    for (int i = 0; i < 4; ++i) {
+      threads.emplace_back([&] {
+        const PerLoop<Block>::Lease block(loops);
+        for (uint64_t n = 0; n < kEach; ++n) block->things.Add();
+        block->sizes.Record(round);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(sum(), 4 * round * kEach);
+  }
+  size_t blocks = 0;
+  Histogram all;
+  loops.ForEach([&](const Block& block) {
+    ++blocks;
+    all.Merge(block.sizes);
+  });
+  EXPECT_LE(blocks, 4u);  // as many as there were loops at once
+  EXPECT_EQ(all.count(), 12u);
+  EXPECT_EQ(all.Quantile(1.0), 3u);
+}
+
 TEST(EventLoop, RunsPostedTasksTimersAndDescriptors) {
   auto loop = EventLoop::Create();
   ASSERT_TRUE(loop.ok());

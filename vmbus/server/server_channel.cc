@@ -24,7 +24,7 @@ std::unique_ptr<ServerChannel> ServerChannel::Create(const Identity& identity, G
                                                      std::unique_ptr<RingMapping> in,
                                                      std::unique_ptr<RingMapping> out,
                                                      uint32_t max_packet,
-                                                     ChannelCounters& counters) {
+                                                     PerLoop<ChannelCounters>& counters) {
   auto event = EventFd::Create();
   if (!event.ok()) {
     Log(Message(event.status()));
@@ -46,7 +46,7 @@ std::unique_ptr<ServerChannel> ServerChannel::Create(const Identity& identity, G
 ServerChannel::ServerChannel(const Identity& identity, GuestMemory& memory, Interrupt& interrupt,
                              Doorbell& doorbell, std::unique_ptr<RingMapping> in,
                              std::unique_ptr<RingMapping> out, uint32_t max_packet,
-                             ChannelCounters& counters, EventFd event)
+                             PerLoop<ChannelCounters>& counters, EventFd event)
     : identity_(identity),
       memory_(memory),
       interrupt_(interrupt),
@@ -67,10 +67,10 @@ ServerChannel::~ServerChannel() {
 RingStatus ServerChannel::Next(Packet* packet) {
   const RingStatus status = reader_.Next(packet);
   if (status == RingStatus::kOk) {
-    counters_.packets_in.Add();
-    if (!std::exchange(batch_in_, true)) counters_.batches_in.Add();
+    counters_->packets_in.Add();
+    if (!std::exchange(batch_in_, true)) counters_->batches_in.Add();
   } else if (status == RingStatus::kCorrupt) {
-    counters_.corrupt.Add();
+    counters_->corrupt.Add();
   }
   return status;
 }
@@ -80,12 +80,12 @@ RingStatus ServerChannel::Send(PacketType type, uint16_t flags, uint64_t transac
                                std::span<const std::byte> headers) {
   const RingStatus status = writer_.Write(type, flags, transaction_id, headers, payload);
   if (status == RingStatus::kOk) {
-    counters_.packets_out.Add();
-    if (!std::exchange(batch_out_, true)) counters_.batches_out.Add();
+    counters_->packets_out.Add();
+    if (!std::exchange(batch_out_, true)) counters_->batches_out.Add();
   } else if (status == RingStatus::kFull) {
-    counters_.ring_full.Add();
+    counters_->ring_full.Add();
   } else {
-    counters_.corrupt.Add();
+    counters_->corrupt.Add();
   }
   return status;
 }
@@ -101,7 +101,7 @@ void ServerChannel::Commit() {
 }
 
 void ServerChannel::SignalGuest() {
-  counters_.interrupts.Add();
+  counters_->interrupts.Add();
   MutexLock lock(mutex_);
   interrupt_.SetEventFlag(target_vp_, hv::kVmbusSint, identity_.relid);
 }

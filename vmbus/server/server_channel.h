@@ -21,8 +21,9 @@
 
 namespace partita::vmbus {
 
+// Of one channel at a time, written by its loop. A server has a PerLoop of them.
 struct ChannelCounters {
-  Counter interrupts, doorbells, packets_in, packets_out, batches_in, batches_out, corrupt,
+  LoopCounter interrupts, doorbells, packets_in, packets_out, batches_in, batches_out, corrupt,
       ring_full;
   void DescribeTo(StatSink& sink) const;
 };
@@ -39,7 +40,8 @@ class ServerChannel {
                                                Interrupt& interrupt, Doorbell& doorbell,
                                                std::unique_ptr<RingMapping> in,
                                                std::unique_ptr<RingMapping> out,
-                                               uint32_t max_packet, ChannelCounters& counters);
+                                               uint32_t max_packet,
+                                               PerLoop<ChannelCounters>& counters);
   ~ServerChannel();
   ServerChannel(const ServerChannel&) = delete;
   ServerChannel& operator=(const ServerChannel&) = delete;
@@ -53,7 +55,7 @@ class ServerChannel {
                                 std::span<const std::byte> headers = {});
   // Publishes what was read and written; interrupts the guest at most once.
   void Commit();
-  void CountDoorbells(uint64_t count) { counters_.doorbells.Add(count); }
+  void CountDoorbells(uint64_t count) { counters_->doorbells.Add(count); }
   void MaskDoorbell() {
     reader_.MaskInterrupts();
     in_->MarkControlDirty(memory_);
@@ -75,8 +77,8 @@ class ServerChannel {
  private:
   ServerChannel(const Identity& identity, GuestMemory& memory, Interrupt& interrupt,
                 Doorbell& doorbell, std::unique_ptr<RingMapping> in,
-                std::unique_ptr<RingMapping> out, uint32_t max_packet, ChannelCounters& counters,
-                EventFd event);
+                std::unique_ptr<RingMapping> out, uint32_t max_packet,
+                PerLoop<ChannelCounters>& counters, EventFd event);
 
   const Identity identity_;
   GuestMemory& memory_;
@@ -87,7 +89,7 @@ class ServerChannel {
   EventFd doorbell_event_;
   RingReader reader_;
   RingWriter writer_;
-  ChannelCounters& counters_;
+  const PerLoop<ChannelCounters>::Lease counters_;
   bool bound_ = false;
   uint32_t marked_ = 0;  // bytes of the outgoing ring before this index were marked dirty
   bool batch_in_ = false, batch_out_ = false;

@@ -190,7 +190,7 @@ void VmbusServer::CheckShutdown() {
 
 void VmbusServer::DescribeTo(StatSink& sink) const {
   machine_.DescribeTo(sink);
-  channel_counters_.DescribeTo(sink);
+  channel_counters_.ForEach([&](const ChannelCounters& c) { c.DescribeTo(sink); });
   sink.Add("vmbus.rejected.queue_full", queue_full_);
   sink.Add("vmbus.rejected.connection", bad_connection_);
   sink.Add("vmbus.undelivered", undelivered_);

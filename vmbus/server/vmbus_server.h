@@ -101,7 +101,7 @@ class VmbusServer : public ChannelActions {
   Interrupt& interrupt_;
   Doorbell& doorbell_;
   MappingBudget budget_;
-  ChannelCounters channel_counters_;
+  PerLoop<ChannelCounters> channel_counters_;
   ChannelStateMachine machine_;
   std::map<uint32_t, ChannelDevice*> devices_;         // by relid of the primary
   std::map<uint32_t, std::function<void()>> leaving_;  // by relid of the primary
