@@ -62,8 +62,8 @@ class LoopInbox {
       MutexLock lock(mutex_);
       if (closed_) return;
       tasks_.push_back(std::move(task));
+      Wake();  // under the lock: a loop that has run the task may close and be gone after it
     }
-    Wake();
   }
   // The loop, at its end.
   void Close() { static_cast<void>(Take(true)); }

@@ -344,13 +344,14 @@ void Machine::TearDown() {
       incarnation_.reset();
       sockets_->Forget();
       vmbus_.reset();
-      ForgetLeaving();
       services_.reset();
       synic_.reset();
       partition_.reset();
       relay_.reset();
-      tearing_down_ = false;
-      AfterTearDown();
+      SyncLeaving([this] {
+        tearing_down_ = false;
+        AfterTearDown();
+      });
     });
   };
   if (vmbus_ == nullptr) return finish();
@@ -363,12 +364,56 @@ absl::Status Machine::OfferService(integration::MessageChannel& service) {
   return relid == 0 ? Internal("no channel for a service") : absl::OkStatus();
 }
 
-void Machine::FlushDisks(const storage::StorageVsp& controller) {
-  for (const auto& disk : controller.disks()) {
-    for (const int fd : disk->backend().files()) {
-      if (!disk->backend().properties().read_only && fdatasync(fd) != 0) disk->Poison();
+// On a thread of its own: a slow disk must not make the partition deaf to signals and requests.
+void Machine::SyncDisks(std::vector<storage::StorageVsp*> controllers,
+                        std::function<void(absl::Status)> done) {
+  auto thread = std::make_shared<std::thread>();
+  auto sync = [this, thread, controllers = std::move(controllers), done = std::move(done)] {
+    absl::Status status;
+    for (const storage::StorageVsp* controller : controllers) {
+      absl::Status one = controller->Sync();
+      if (status.ok()) status = std::move(one);
+    }
+    loop_.Post([this, thread, done, status] {
+      if (thread->joinable()) thread->join();
+      --syncs_;
+      done(status);
+      if (syncs_ > 0) return;
+      for (const auto& waiting : std::exchange(after_syncs_, {})) waiting();
+    });
+  };
+  ++syncs_;
+  try {
+    *thread = std::thread(sync);
+  } catch (const std::system_error&) {
+    sync();  // the host has no thread left: later rather than not at all
+  }
+}
+
+// Disks that were leaving when the partition ended go with it, but not what was written to them.
+void Machine::SyncLeaving(std::function<void()> then) {
+  after_syncs_.push_back([this, then = std::move(then)] {
+    ForgetLeaving();
+    then();
+  });
+  SyncDisks(Controllers(true), [this](const absl::Status& status) { NoteSync(status); });
+}
+
+void Machine::NoteSync(const absl::Status& status) {
+  if (status.ok()) return;
+  flush_failed_ = true;
+  events_.notice("a disk that leaves could not be flushed: " + std::string(Message(status)));
+}
+
+std::vector<storage::StorageVsp*> Machine::Controllers(bool leaving_only) const {
+  std::vector<storage::StorageVsp*> controllers;
+  if (!leaving_only) controllers.push_back(storage_.get());
+  for (const auto& device : devices_) {
+    if (device->disk != nullptr && (device->leaving || !leaving_only)) {
+      controllers.push_back(device->disk.get());
     }
   }
+  return controllers;
 }
 
 void Machine::Stop(int status, std::string reason) {
@@ -387,16 +432,10 @@ void Machine::AfterTearDown() {
     }
     return;
   }
-  int status = ending_->status;
-  std::vector<const storage::StorageVsp*> controllers = {storage_.get()};
-  for (const auto& device : devices_) {
-    if (device->disk != nullptr) controllers.push_back(device->disk.get());
-  }
-  for (const storage::StorageVsp* controller : controllers) {
-    FlushDisks(*controller);
-    if (controller->any_poisoned()) status = control::kExitPoisonedDisk;
-  }
-  events_.ended(status, ending_->reason);
+  SyncDisks(Controllers(false), [this](const absl::Status& synced) {
+    const bool lost = !synced.ok() || flush_failed_;
+    events_.ended(lost ? control::kExitPoisonedDisk : ending_->status, ending_->reason);
+  });
 }
 
 void Machine::OnEnd(EndReason reason, const std::string& detail) {
@@ -650,10 +689,14 @@ void Machine::Rescind(Device* device, const Answer& once) {
     });
   }
   vmbus_->RemoveDevice(device->relid, [this, device, once] {
-    if (device->disk != nullptr) FlushDisks(*device->disk);
-    device->DescribeTo(retired_);
-    std::erase_if(devices_, [&](const auto& d) { return d.get() == device; });
-    once(absl::OkStatus());
+    const auto gone = [this, device, once](const absl::Status& status) {
+      NoteSync(status);
+      device->DescribeTo(retired_);
+      std::erase_if(devices_, [&](const auto& d) { return d.get() == device; });
+      once(status);
+    };
+    if (device->disk == nullptr) return gone(absl::OkStatus());
+    SyncDisks({device->disk.get()}, gone);
   });
 }
 

@@ -152,7 +152,13 @@ class Machine {
   [[nodiscard]] int Descriptor(int32_t index) const;
   [[nodiscard]] UniqueFd Duplicate(int32_t index) const;
   absl::Status OfferService(integration::MessageChannel& service);
-  static void FlushDisks(const storage::StorageVsp& controller);
+  // Flushes controllers whose loops have ended; `done` comes on the control thread.
+  void SyncDisks(std::vector<storage::StorageVsp*> controllers,
+                 std::function<void(absl::Status)> done);
+  void SyncLeaving(std::function<void()> then);
+  void NoteSync(const absl::Status& status);
+  // With a disk behind them: all, or those on their way out.
+  [[nodiscard]] std::vector<storage::StorageVsp*> Controllers(bool leaving_only) const;
 
   EventLoop& loop_;
   const control::Start start_;
@@ -174,6 +180,9 @@ class Machine {
   std::set<std::string> services_off_;  // by name; outlives a reset of the guest
   StatSink retired_;                    // counters of incarnations that are gone
   bool tearing_down_ = false;
+  int syncs_ = 0;                                   // threads that flush
+  std::vector<std::function<void()>> after_syncs_;  // run when none is left
+  bool flush_failed_ = false;                       // of a disk that has left
   bool paused_by_user_ = false, paused_ = false;
   int waiting_for_space_ = 0;  // controllers, of all incarnations
   struct Ending {

@@ -68,8 +68,15 @@ RingStatus RingReader::Next(Packet* packet) {
   const uint32_t length = uint32_t{descriptor.length8} * 8;
   const uint32_t payload_at = uint32_t{descriptor.offset8} * 8;
   if (length < sizeof(descriptor) || payload_at < sizeof(descriptor) || payload_at > length ||
-      uint64_t{length} + kTrailer > available || length > buffer_.size()) {
+      uint64_t{length} + kTrailer > available) {
     return RingStatus::kCorrupt;
+  }
+  packet->descriptor = descriptor;
+  if (length > buffer_.size()) {  // sound, only more than we take: passed by
+    read_ = Advance(read_, length + kTrailer, memory_.size);
+    corrupt_ = false;
+    packet->headers = packet->payload = {};
+    return RingStatus::kTooLarge;
   }
   // The descriptor was decided on, so it is not read again; only what follows it is.
   constexpr auto kHead = static_cast<uint32_t>(sizeof(descriptor));
@@ -77,7 +84,6 @@ RingStatus RingReader::Next(Packet* packet) {
   memory_.CopyOut(Advance(read_, kHead, memory_.size), buffer_.data() + kHead, length - kHead);
   read_ = Advance(read_, length + kTrailer, memory_.size);
   corrupt_ = false;
-  packet->descriptor = descriptor;
   packet->headers = buffer_.subspan(kHead, payload_at - kHead);
   packet->payload = buffer_.subspan(payload_at, length - payload_at);
   return RingStatus::kOk;

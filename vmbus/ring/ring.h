@@ -61,11 +61,12 @@ struct Packet {
 
 class RingReader {
  public:
-  // `buffer` receives packets; a longer packet is corruption. Starts at index 0.
+  // `buffer` receives packets. Starts at index 0.
   RingReader(const RingMemory& memory, std::span<std::byte> buffer)
       : memory_(memory), buffer_(buffer) {}
 
-  // Copies the next packet. The views in `packet` are valid until the next call.
+  // Copies the next packet. A longer one than `buffer` is passed by: kTooLarge, with its descriptor
+  // and nothing else. The views in `packet` are valid until the next call.
   [[nodiscard]] RingStatus Next(Packet* packet);
   // Publishes everything read so far. True: the writer waits for this much room, signal it.
   [[nodiscard]] bool Commit();

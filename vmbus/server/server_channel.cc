@@ -17,6 +17,7 @@ void ChannelCounters::DescribeTo(StatSink& sink) const {
   sink.Add("channel.batches_out", batches_out);
   sink.Add("channel.corrupt", corrupt);
   sink.Add("channel.ring_full", ring_full);
+  sink.Add("channel.too_long", too_long);
 }
 
 std::unique_ptr<ServerChannel> ServerChannel::Create(const Identity& identity, GuestMemory& memory,
@@ -65,7 +66,11 @@ ServerChannel::~ServerChannel() {
 }
 
 RingStatus ServerChannel::Next(Packet* packet) {
-  const RingStatus status = reader_.Next(packet);
+  RingStatus status = reader_.Next(packet);
+  if (status == RingStatus::kTooLarge) {  // the device sees it without content, and may answer
+    counters_->too_long.Add();
+    status = RingStatus::kOk;
+  }
   if (status == RingStatus::kOk) {
     counters_->packets_in.Add();
     if (!std::exchange(batch_in_, true)) counters_->batches_in.Add();

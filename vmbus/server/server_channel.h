@@ -24,7 +24,7 @@ namespace partita::vmbus {
 // Of one channel at a time, written by its loop. A server has a PerLoop of them.
 struct ChannelCounters {
   LoopCounter interrupts, doorbells, packets_in, packets_out, batches_in, batches_out, corrupt,
-      ring_full;
+      ring_full, too_long;
   void DescribeTo(StatSink& sink) const;
 };
 
@@ -35,7 +35,7 @@ class ServerChannel {
     uint16_t subchannel_index = 0;
     uint32_t target_vp = 0;
   };
-  // `max_packet` bounds one incoming packet.
+  // A packet longer than `max_packet` arrives without headers and payload.
   static std::unique_ptr<ServerChannel> Create(const Identity& identity, GuestMemory& memory,
                                                Interrupt& interrupt, Doorbell& doorbell,
                                                std::unique_ptr<RingMapping> in,

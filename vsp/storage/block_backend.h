@@ -8,6 +8,7 @@
 #include <sys/uio.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -40,6 +41,7 @@ struct BlockRequest {
   uint64_t offset = 0;            // bytes
   uint64_t length = 0;            // bytes; the sum of the iovecs for reads and writes
   std::span<const iovec> iovecs;  // in guest memory
+  bool not_durable = false;       // set by the backend: it failed as a flush, not as a transfer
   uint64_t done = 0;              // bytes finished so far; a resubmitted request goes on from here
 };
 
@@ -61,6 +63,9 @@ class BlockQueue {
   virtual void Submit(std::span<BlockRequest* const> requests) = 0;
 };
 
+// Runs a task on the loop of a queue. Any thread; the loop stays while a request is in flight.
+using LoopPoster = std::function<void(std::function<void()>)>;
+
 class BlockBackend {
  public:
   virtual ~BlockBackend() = default;
@@ -69,7 +74,11 @@ class BlockBackend {
   [[nodiscard]] virtual std::vector<int> files() const = 0;
   [[nodiscard]] virtual std::vector<uint8_t> opcodes() const = 0;
   // `first_file` is the fixed-file number of files()[0] in `ring`.
-  virtual absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(IoRing& ring, int first_file) = 0;
+  virtual absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(IoRing& ring, int first_file,
+                                                                LoopPoster post) = 0;
+  // Makes everything that was written durable, as kFlush does. Blocks; any thread that may. Once a
+  // flush has failed none succeeds any more, whichever way it is asked for.
+  [[nodiscard]] virtual absl::Status Sync() = 0;
   virtual void DescribeTo(StatSink& sink) const = 0;
 };
 

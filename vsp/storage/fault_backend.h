@@ -34,9 +34,16 @@ class FaultBackend : public BlockBackend {
   [[nodiscard]] const BlockProperties& properties() const override { return below_->properties(); }
   [[nodiscard]] std::vector<int> files() const override { return below_->files(); }
   [[nodiscard]] std::vector<uint8_t> opcodes() const override { return below_->opcodes(); }
-  absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(IoRing& ring, int first_file) override {
-    ASSIGN_OR_RETURN(auto queue, below_->OpenQueue(ring, first_file));
+  absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(IoRing& ring, int first_file,
+                                                        LoopPoster post) override {
+    ASSIGN_OR_RETURN(auto queue, below_->OpenQueue(ring, first_file, std::move(post)));
     return std::make_unique<Queue>(std::move(queue), *plan_);
+  }
+  [[nodiscard]] absl::Status Sync() override {
+    if (const int error = plan_->ErrorOf(BlockOp::kFlush); error != 0) {
+      return SystemError("flushing a disk", error);
+    }
+    return below_->Sync();
   }
   void DescribeTo(StatSink& sink) const override { below_->DescribeTo(sink); }
 

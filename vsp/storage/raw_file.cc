@@ -7,10 +7,13 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "base/file_lock.h"
@@ -48,18 +51,87 @@ void CopyIovecs(std::span<const iovec> iovecs, uint64_t skip, std::byte* buffer,
   }
 }
 
+struct DirectAlignment {
+  uint32_t memory = 4096, offset = 4096;
+};
+
+// What O_DIRECT wants of this descriptor. Where the kernel does not say (before Linux 6.1, or the
+// file system does not), a read of one 512-byte sector tells.
+DirectAlignment AlignmentOf(int fd) {
+  struct statx info {};
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) == 0 &&
+      (info.stx_mask & STATX_DIOALIGN) != 0 && info.stx_dio_offset_align != 0) {
+    return {.memory = info.stx_dio_mem_align, .offset = info.stx_dio_offset_align};
+  }
+  constexpr size_t kSector = 512;
+  const std::unique_ptr<std::byte, FreeDeleter> sector(
+      static_cast<std::byte*>(std::aligned_alloc(kBounceAlignment, kBounceAlignment)));
+  if (pread(fd, sector.get(), kSector, kSector) < 0) return {};
+  return {.memory = kSector, .offset = kSector};
+}
+
 }  // namespace
 
-class RawFileQueue : public BlockQueue {
+class RawFileQueue final : public BlockQueue, public FlushCombiner::Loop {
+  struct Slot;
+
  public:
-  RawFileQueue(RawFile& file, IoRing& ring, int fixed_file)
-      : file_(file), ring_(ring), fixed_file_(fixed_file) {}
+  RawFileQueue(RawFile& file, IoRing& ring, int fixed_file, LoopPoster post)
+      : file_(file),
+        ring_(ring),
+        fixed_file_(fixed_file),
+        post_(std::move(post)),
+        thread_(std::this_thread::get_id()),
+        counters_(file.counters_) {}
 
   void Submit(std::span<BlockRequest* const> requests) override {
     for (BlockRequest* request : requests) Start(*request);
   }
 
+  // FlushCombiner::Loop. In Join and Finish of this loop they come at once, else by way of its
+  // inbox.
+  void Lead() override {
+    if (std::this_thread::get_id() != thread_.load(std::memory_order_relaxed))
+      return post_([this] { IssueFlush(); });
+    IssueFlush();
+  }
+  void Flushed(void* waiter, int error) override {
+    auto* slot = static_cast<Slot*>(waiter);
+    if (std::this_thread::get_id() != thread_.load(std::memory_order_relaxed)) {
+      return post_([this, slot, error] { EndFlush(*slot, error); });
+    }
+    EndFlush(*slot, error);
+  }
+
  private:
+  // The fdatasync that this loop leads; at most one of a disk is under way.
+  struct FlushOp final : IoRing::Op {
+    explicit FlushOp(RawFileQueue& q) : queue(q) {}
+    // An interrupted one may have taken the error with it: anything but 0 has failed.
+    void OnComplete(int32_t result, uint32_t) override {
+      queue.file_.flushes_.Finish(result < 0 ? -result : 0);
+    }
+    RawFileQueue& queue;
+  };
+
+  void IssueFlush() {
+    io_uring_sqe* sqe = ring_.Prepare(&flush_);
+    if (sqe == nullptr) return file_.flushes_.Finish(EAGAIN);
+    sqe->opcode = IORING_OP_FSYNC;
+    sqe->fd = fixed_file_;
+    sqe->fsync_flags = IORING_FSYNC_DATASYNC;
+  }
+
+  void Join(Slot& slot) {
+    thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    file_.flushes_.Join(*this, &slot);
+  }
+
+  void EndFlush(Slot& slot, int error) {
+    slot.request->not_durable = error != 0;
+    End(slot, error);
+  }
+
   // One request at the kernel.
   struct Slot final : IoRing::Op {
     explicit Slot(RawFileQueue& q) : queue(q) {}
@@ -89,7 +161,7 @@ class RawFileQueue : public BlockQueue {
       }
       slot->bounce = std::move(bounce_free_.back());
       bounce_free_.pop_back();
-      file_.counters_.bounced.Add();
+      counters_->bounced.Add();
     }
     free_.pop_back();
     slot->request = &request;
@@ -108,6 +180,7 @@ class RawFileQueue : public BlockQueue {
 
   void Issue(Slot& slot) {
     BlockRequest& request = *slot.request;
+    if (request.op == BlockOp::kFlush) return Join(slot);
     io_uring_sqe* sqe = ring_.Prepare(&slot);
     if (sqe == nullptr) return End(slot, EAGAIN);
     sqe->fd = fixed_file_;
@@ -136,13 +209,10 @@ class RawFileQueue : public BlockQueue {
           sqe->len = static_cast<uint32_t>(iovecs.size());
         }
         sqe->off = request.offset + request.done;
-        if (write && request.fua) sqe->rw_flags = RWF_DSYNC;
         break;
       }
       case BlockOp::kFlush:
-        sqe->opcode = IORING_OP_FSYNC;
-        sqe->fsync_flags = IORING_FSYNC_DATASYNC;
-        break;
+        break;  // not here
       case BlockOp::kDiscard:
       case BlockOp::kWriteZeroes:
         sqe->opcode = IORING_OP_FALLOCATE;
@@ -190,14 +260,16 @@ class RawFileQueue : public BlockQueue {
     }
     request.done += static_cast<uint64_t>(result);
     if (request.done < request.length) {
-      file_.counters_.short_transfers.Add();
+      counters_->short_transfers.Add();
       return Issue(slot);
     }
+    // FUA: a plain write, then the flush that everybody's durability goes through.
+    if (request.fua && request.op == BlockOp::kWrite) return Join(slot);
     End(slot, 0);
   }
 
   void Count(const BlockRequest& request, int error) {
-    auto& c = file_.counters_;
+    auto& c = *counters_;
     if (error != 0) return c.errors.Add();
     switch (request.op) {
       case BlockOp::kRead:
@@ -231,6 +303,10 @@ class RawFileQueue : public BlockQueue {
   RawFile& file_;
   IoRing& ring_;
   const int fixed_file_;
+  const LoopPoster post_;
+  std::atomic<std::thread::id> thread_;  // of the loop; Join says which
+  const PerLoop<RawFile::Counters>::Lease counters_;
+  FlushOp flush_{*this};
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<Slot*> free_;
   std::vector<BounceBuffer> bounce_free_;
@@ -262,13 +338,13 @@ absl::StatusOr<std::unique_ptr<RawFile>> RawFile::Create(UniqueFd fd, const Opti
                            std::to_string(options.logical_block));
   }
   if (options.direct) {
-    constexpr uint32_t kSafeAlignment = 4096;
-    properties.memory_alignment = S_ISREG(info.st_mode) ? 512 : kSafeAlignment;
-    if (S_ISBLK(info.st_mode)) {
-      int logical = 0;
-      if (ioctl(fd.get(), BLKSSZGET, &logical) == 0 && logical > 0) {
-        properties.memory_alignment = static_cast<uint32_t>(logical);
-      }
+    const DirectAlignment alignment = AlignmentOf(fd.get());
+    properties.memory_alignment = alignment.memory;
+    if (alignment.offset > options.logical_block) {
+      return InvalidArgument(
+          "direct I/O (cache=none) works in units of " + std::to_string(alignment.offset) +
+          " bytes here: give the disk logical=" + std::to_string(alignment.offset) +
+          ", or cache it");
     }
   }
   return std::unique_ptr<RawFile>(new RawFile(std::move(fd), properties, options.direct));
@@ -281,21 +357,32 @@ std::vector<uint8_t> RawFile::opcodes() const {
           IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE};
 }
 
-absl::StatusOr<std::unique_ptr<BlockQueue>> RawFile::OpenQueue(IoRing& ring, int first_file) {
-  return std::make_unique<RawFileQueue>(*this, ring, first_file);
+absl::StatusOr<std::unique_ptr<BlockQueue>> RawFile::OpenQueue(IoRing& ring, int first_file,
+                                                               LoopPoster post) {
+  return std::make_unique<RawFileQueue>(*this, ring, first_file, std::move(post));
+}
+
+absl::Status RawFile::Sync() {
+  if (properties_.read_only) return absl::OkStatus();
+  const int error = flushes_.Run([this] { return fdatasync(fd_.get()) == 0 ? 0 : errno; });
+  return error == 0 ? absl::OkStatus() : SystemError("flushing a disk", error);
+}
+
+void RawFile::Counters::DescribeTo(StatSink& sink) const {
+  sink.Add("disk.reads", reads);
+  sink.Add("disk.writes", writes);
+  sink.Add("disk.flushes", flushes);
+  sink.Add("disk.discards", discards);
+  sink.Add("disk.zeroes", zeroes);
+  sink.Add("disk.read_bytes", read_bytes);
+  sink.Add("disk.written_bytes", written_bytes);
+  sink.Add("disk.short_transfers", short_transfers);
+  sink.Add("disk.bounced", bounced);
+  sink.Add("disk.errors", errors);
 }
 
 void RawFile::DescribeTo(StatSink& sink) const {
-  sink.Add("disk.reads", counters_.reads);
-  sink.Add("disk.writes", counters_.writes);
-  sink.Add("disk.flushes", counters_.flushes);
-  sink.Add("disk.discards", counters_.discards);
-  sink.Add("disk.zeroes", counters_.zeroes);
-  sink.Add("disk.read_bytes", counters_.read_bytes);
-  sink.Add("disk.written_bytes", counters_.written_bytes);
-  sink.Add("disk.short_transfers", counters_.short_transfers);
-  sink.Add("disk.bounced", counters_.bounced);
-  sink.Add("disk.errors", counters_.errors);
+  counters_.ForEach([&](const Counters& counters) { counters.DescribeTo(sink); });
 }
 
 }  // namespace partita::storage

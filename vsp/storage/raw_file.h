@@ -7,6 +7,7 @@
 
 #include "base/unique_fd.h"
 #include "vsp/storage/block_backend.h"
+#include "vsp/storage/flush_combiner.h"
 
 namespace partita::storage {
 
@@ -25,7 +26,9 @@ class RawFile : public BlockBackend {
   [[nodiscard]] const BlockProperties& properties() const override { return properties_; }
   [[nodiscard]] std::vector<int> files() const override { return {fd_.get()}; }
   [[nodiscard]] std::vector<uint8_t> opcodes() const override;
-  absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(IoRing& ring, int first_file) override;
+  absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(IoRing& ring, int first_file,
+                                                        LoopPoster post) override;
+  [[nodiscard]] absl::Status Sync() override;
   void DescribeTo(StatSink& sink) const override;
 
  private:
@@ -36,10 +39,14 @@ class RawFile : public BlockBackend {
   UniqueFd fd_;
   BlockProperties properties_;
   bool direct_;
-  struct {
-    Counter reads, writes, flushes, discards, zeroes, read_bytes, written_bytes, short_transfers,
-        bounced, errors;
-  } counters_;
+  // Of one loop.
+  struct Counters {
+    LoopCounter reads, writes, flushes, discards, zeroes, read_bytes, written_bytes,
+        short_transfers, bounced, errors;
+    void DescribeTo(StatSink& sink) const;
+  };
+  FlushCombiner flushes_;
+  PerLoop<Counters> counters_;
 };
 
 }  // namespace partita::storage

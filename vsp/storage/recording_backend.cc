@@ -39,6 +39,7 @@ class RecordingBackend::Queue : public BlockQueue, public BlockOwner {
     if (inner.id != 0) backend_.Done(inner, inner.id, error);
     BlockRequest& outer = *inner.outer;
     outer.done = inner.done;
+    outer.not_durable = inner.not_durable;
     free_.push_back(&inner);
     outer.owner->OnBlockDone(outer, error);
   }
@@ -55,9 +56,19 @@ class RecordingBackend::Queue : public BlockQueue, public BlockOwner {
 };
 
 absl::StatusOr<std::unique_ptr<BlockQueue>> RecordingBackend::OpenQueue(IoRing& ring,
-                                                                        int first_file) {
-  ASSIGN_OR_RETURN(auto queue, below_->OpenQueue(ring, first_file));
+                                                                        int first_file,
+                                                                        LoopPoster post) {
+  ASSIGN_OR_RETURN(auto queue, below_->OpenQueue(ring, first_file, std::move(post)));
   return std::make_unique<Queue>(*this, std::move(queue));
+}
+
+absl::Status RecordingBackend::Sync() {
+  BlockRequest flush;
+  flush.op = BlockOp::kFlush;
+  const uint64_t id = Begin(flush);
+  absl::Status status = below_->Sync();
+  Done(flush, id, status.ok() ? 0 : EIO);
+  return status;
 }
 
 uint64_t RecordingBackend::Begin(const BlockRequest& request) {

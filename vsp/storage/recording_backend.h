@@ -39,7 +39,9 @@ class RecordingBackend : public BlockBackend {
   [[nodiscard]] const BlockProperties& properties() const override { return below_->properties(); }
   [[nodiscard]] std::vector<int> files() const override { return below_->files(); }
   [[nodiscard]] std::vector<uint8_t> opcodes() const override { return below_->opcodes(); }
-  absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(IoRing& ring, int first_file) override;
+  absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(IoRing& ring, int first_file,
+                                                        LoopPoster post) override;
+  [[nodiscard]] absl::Status Sync() override;
   void DescribeTo(StatSink& sink) const override { below_->DescribeTo(sink); }
 
  private:

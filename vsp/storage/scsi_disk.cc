@@ -91,7 +91,16 @@ ScsiDisk::ScsiDisk(std::unique_ptr<BlockBackend> backend, Identity identity)
     : backend_(std::move(backend)),
       identity_(std::move(identity)),
       blocks_(backend_->properties().size / backend_->properties().logical_block),
-      block_size_(backend_->properties().logical_block) {}
+      block_size_(backend_->properties().logical_block),
+      discard_(backend_->properties().discard) {}
+
+absl::Status ScsiDisk::Sync() const {
+  if (backend_->properties().read_only) return absl::OkStatus();
+  if (poisoned()) return Unavailable("an earlier flush of the disk failed");
+  absl::Status status = backend_->Sync();
+  if (!status.ok()) Poison();
+  return status;
+}
 
 std::vector<uint8_t> ScsiDisk::AbsentInquiry() { return StandardInquiry(0x7F); }
 
@@ -104,6 +113,9 @@ std::vector<uint8_t> ScsiDisk::ReportLuns(std::span<const uint8_t> luns) {
 
 Sense ScsiDisk::SenseForError(BlockOp op, int error) {
   if (op == BlockOp::kRead) return kUnrecoveredRead;
+  if ((op == BlockOp::kDiscard || op == BlockOp::kWriteZeroes) && error == EOPNOTSUPP) {
+    return kInvalidOpcode;  // the guest then stops asking
+  }
   return error == EROFS || error == EBADF ? kWriteProtected : kWriteError;
 }
 
@@ -258,8 +270,9 @@ ScsiOutcome ScsiDisk::VitalProduct(uint8_t page) const {
     }
     case 0xB0: {
       data.resize(64);
+      PutBig(data, 8, kMaxTransfer / block_size_, 4);
       PutBig(data, 6, std::max(1u, properties.physical_block / block_size_), 2);
-      if (properties.discard) {
+      if (discard_.load()) {
         PutBig(data, 20, kMaxUnmapBlocks, 4);
         PutBig(data, 24, kMaxUnmapDescriptors, 4);
         PutBig(data, 28, std::max(1u, properties.physical_block / block_size_), 4);
@@ -274,7 +287,7 @@ ScsiOutcome ScsiDisk::VitalProduct(uint8_t page) const {
       break;
     case 0xB2:
       data.resize(8);
-      if (properties.discard) {
+      if (discard_.load()) {
         data[5] = 0xC0;  // UNMAP and WRITE SAME(16)
         data[6] = 0x02;  // thin
       }
@@ -337,12 +350,12 @@ ScsiOutcome ScsiDisk::ReadCapacity16() const {
   PutBig(data, 8, block_size_, 4);
   const uint32_t ratio = std::max(1u, properties.physical_block / block_size_);
   data[13] = static_cast<uint8_t>(std::bit_width(ratio) - 1);
-  if (properties.discard) data[14] = 0xC0;  // thin, and unmapped blocks read as zeroes
+  if (discard_.load()) data[14] = 0xC0;  // thin, and unmapped blocks read as zeroes
   return Answer(std::move(data), UINT64_MAX);
 }
 
 ScsiOutcome ScsiDisk::Unmap(Cdb cdb, std::span<const uint8_t> parameters) const {
-  if (!backend_->properties().discard) {
+  if (!discard_.load()) {
     return Check(backend_->properties().read_only ? kWriteProtected : kInvalidOpcode);
   }
   if (poisoned()) return Check(kWriteError);
@@ -391,7 +404,7 @@ ScsiOutcome ScsiDisk::WriteSame16(Cdb cdb, std::span<const uint8_t> parameters) 
   }
   ScsiOutcome outcome;
   outcome.kind = ScsiOutcome::Kind::kOperations;
-  const bool unmap = (flags & kUnmapBit) != 0 && backend_->properties().discard;
+  const bool unmap = (flags & kUnmapBit) != 0 && discard_.load();
   outcome.ranges.push_back({.op = unmap ? BlockOp::kDiscard : BlockOp::kWriteZeroes,
                             .offset = lba * block_size_,
                             .length = blocks * block_size_});

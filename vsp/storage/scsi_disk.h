@@ -16,6 +16,8 @@
 
 namespace partita::storage {
 
+inline constexpr uint32_t kMaxTransfer = 1 << 20;  // bytes of one command
+
 inline constexpr uint8_t kScsiGood = 0x00;
 inline constexpr uint8_t kScsiCheckCondition = 0x02;
 inline constexpr uint8_t kScsiReservationConflict = 0x18;
@@ -76,8 +78,13 @@ class ScsiDisk {
 
   // The sense for a failed block operation.
   [[nodiscard]] static Sense SenseForError(BlockOp op, int error);
+  // The host cannot make holes in this disk, as an operation has shown: it is not offered any more.
+  void StopDiscard() const { discard_.store(false); }
+  // Flushes a disk that no loop writes to; blocks. Fails for a poisoned one.
+  [[nodiscard]] absl::Status Sync() const;
   // A failed flush: what the kernel dropped can never be written, so no later write may succeed.
-  void Poison() const { poisoned_.store(true); }
+  // True: by this call.
+  bool Poison() const { return !poisoned_.exchange(true); }
   [[nodiscard]] bool poisoned() const { return poisoned_.load(); }
   [[nodiscard]] BlockBackend& backend() const { return *backend_; }
 
@@ -104,6 +111,7 @@ class ScsiDisk {
   const uint64_t blocks_;
   const uint32_t block_size_;
   mutable std::atomic<bool> poisoned_ = false;
+  mutable std::atomic<bool> discard_;
 };
 
 }  // namespace partita::storage

@@ -15,9 +15,10 @@ class NullBackend : public BlockBackend {
   [[nodiscard]] const BlockProperties& properties() const override { return properties_; }
   [[nodiscard]] std::vector<int> files() const override { return {}; }
   [[nodiscard]] std::vector<uint8_t> opcodes() const override { return {}; }
-  absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(IoRing&, int) override {
+  absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(IoRing&, int, LoopPoster) override {
     return Unavailable("no queue");
   }
+  [[nodiscard]] absl::Status Sync() override { return absl::OkStatus(); }
   void DescribeTo(StatSink&) const override {}
 
  private:

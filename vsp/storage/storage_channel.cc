@@ -64,8 +64,10 @@ absl::Status StorageChannel::Prepare() {
       ring_, IoRing::Create({.entries = kRequestsPerChannel, .files = files, .opcodes = allowed}));
   for (size_t i = 0; i < controller_.disks().size(); ++i) {
     Lun& lun = luns_.emplace_back();
-    ASSIGN_OR_RETURN(lun.queue,
-                     controller_.disks()[i]->backend().OpenQueue(*ring_, first_files[i]));
+    ASSIGN_OR_RETURN(lun.queue, controller_.disks()[i]->backend().OpenQueue(
+                                    *ring_, first_files[i], [this](std::function<void()> task) {
+                                      inbox_.Post(std::move(task));
+                                    }));
   }
   return absl::OkStatus();
 }
@@ -98,16 +100,18 @@ void StorageChannel::ThreadMain() {
   }
   channel_->MaskDoorbell();
   while (!stopping_ || in_flight_ > 0) {
-    if (!stopping_) inbox_.Arm(*ring_);
+    inbox_.Arm(*ring_);  // also while stopping: a flush may end on another loop
     if (controller_.removing() && channel_->identity().subchannel_index == 0 &&
         !std::exchange(told_removal_, true)) {
       proto::Packet packet{};
       packet.operation = proto::kRemoveDevice;
       const auto sent =
           channel_->Send(vmbus::kPacketInBand, 0, 0, std::as_bytes(std::span(&packet, 1)));
-      if (sent != vmbus::RingStatus::kOk) counters_.bad_packets.Add();
+      if (sent != vmbus::RingStatus::kOk) counters_->bad_packets.Add();
     }
     if (stopping_) AbortHeld();
+    // By the clock, however busy the other disks keep the loop.
+    if (!parked_.empty() && MonotonicNs() >= retry_at_ns_) RetryParked();
     const bool more = ring_open_ && !stopping_ && DrainRing();
     replies_.Flush(*channel_);
     channel_->Commit();
@@ -123,13 +127,12 @@ void StorageChannel::ThreadMain() {
     const bool can_read = ring_open_ && !stopping_ && CanTakePacket();
     scheduling_.AfterWake(std::exchange(packets_of_wake_, 0));
     const unsigned wait = can_read && channel_->UnmaskDoorbell() ? 0 : 1;
-    counters_.loop_wakes.Add();
+    counters_->loop_wakes.Add();
     Check(ring_->Submit(wait, NsToRetry()));
     channel_->MaskDoorbell();
     ring_->Reap();
-    if (!parked_.empty() && !stopping_ && MonotonicNs() >= retry_at_ns_) RetryParked();
   }
-  counters_.system_calls.Add(ring_->system_calls());
+  counters_->system_calls.Add(ring_->system_calls());
   // The doorbell read is still armed in the ring; the ring goes before the eventfd it points at.
   luns_.clear();
   ring_.reset();
@@ -170,7 +173,7 @@ void StorageChannel::HandlePacket(const vmbus::Packet& packet) {
   proto::Packet body{};
   if ((type != vmbus::kPacketInBand && type != vmbus::kPacketGpaDirect) ||
       packet.payload.size() < sizeof(body)) {
-    counters_.bad_packets.Add();
+    counters_->bad_packets.Add();
     // Whoever waits for an answer gets one, if it can be addressed at all.
     if ((packet.descriptor.flags & vmbus::kCompletionRequested) != 0) {
       body.operation = proto::kCompleteIo;
@@ -227,7 +230,7 @@ void StorageChannel::HandleControl(const proto::Packet& packet, uint64_t transac
       if (!primary || !controller_.initialized().load() ||
           packet.subchannel_count > controller_.options().subchannels ||
           std::exchange(granted_subchannels_, true)) {
-        counters_.wrong_state.Add();
+        counters_->wrong_state.Add();
         reply.status = proto::kStatusInvalidParameter;
       } else {
         controller_.RequestSubChannels(primary_, packet.subchannel_count);
@@ -238,7 +241,7 @@ void StorageChannel::HandleControl(const proto::Packet& packet, uint64_t transac
     case proto::kResetLun:
       return Reset(transaction);
     default:
-      counters_.bad_packets.Add();
+      counters_->bad_packets.Add();
       reply.status = proto::kStatusInvalidParameter;
       break;
   }
@@ -246,7 +249,7 @@ void StorageChannel::HandleControl(const proto::Packet& packet, uint64_t transac
 }
 
 void StorageChannel::Reset(uint64_t transaction) {
-  counters_.resets.Add();
+  counters_->resets.Add();
   resets_.push_back(transaction);
   AbortHeld();
   FinishReset();
@@ -303,18 +306,18 @@ void StorageChannel::Release(Request& request) {
 }
 
 void StorageChannel::HandleSrb(const vmbus::Packet& packet, const proto::Packet& body) {
-  counters_.commands.Add();
+  counters_->commands.Add();
   Request* request = TakeRequest();
   request->transaction = packet.descriptor.transaction_id;
   request->started_ns = MonotonicNs();
   request->packet = body;
   proto::ScsiRequest& srb = request->packet.srb;
   if (!controller_.initialized().load()) {
-    counters_.wrong_state.Add();
+    counters_->wrong_state.Add();
     return Complete(*request, kScsiGood, proto::kSrbError, 0);
   }
   if (srb.cdb_length > proto::kCdbSize || !MapBuffer(packet, *request)) {
-    counters_.bad_ranges.Add();
+    counters_->bad_ranges.Add();
     return Complete(*request, kScsiGood, proto::kSrbInvalidRequest, 0);
   }
   std::array<uint8_t, proto::kCdbSize> cdb{};
@@ -437,6 +440,7 @@ uint32_t StorageChannel::FairShare() const {
 
 void StorageChannel::StartBlock(Request& request) {
   request.done = 0;
+  request.not_durable = false;
   Lun& lun = luns_[request.lun];
   if (!lun.waiting.empty() || lun.in_flight >= FairShare()) {
     lun.waiting.push_back(&request);
@@ -456,10 +460,12 @@ void StorageChannel::OnBlockDone(BlockRequest& block, int error) {
   auto& request = static_cast<Request&>(block);
   Lun& lun = luns_[request.lun];
   const ScsiDisk& disk = *controller_.disks()[request.lun];
-  if ((error == ENOSPC || error == EDQUOT) && request.op == BlockOp::kWrite && !stopping_ &&
-      resets_.empty()) {
+  const bool aborting = stopping_ || !resets_.empty();
+  const bool grows = request.op == BlockOp::kWrite || request.op == BlockOp::kWriteZeroes;
+  const bool full = (error == ENOSPC || error == EDQUOT) && grows && !request.not_durable;
+  if (full && !aborting) {
     // Not the guest's fault and not final: hold the write until there is room.
-    counters_.parked.Add();
+    counters_->parked.Add();
     if (parked_.empty()) retry_at_ns_ = MonotonicNs() + kSpaceRetryNs;
     parked_.push_back(&request);
     if (!std::exchange(request.held, true)) controller_.SpaceWaiters(+1);
@@ -473,13 +479,17 @@ void StorageChannel::OnBlockDone(BlockRequest& block, int error) {
     Dispatch(*next);
   }
   if (error != 0) {
-    if (request.op == BlockOp::kFlush && !disk.poisoned()) {
-      disk.Poison();
-      controller_.events().poisoned(request.lun);
-    }
+    const bool lost = request.op == BlockOp::kFlush || request.not_durable;
+    if (lost && disk.Poison()) controller_.events().poisoned(request.lun);
+    if (request.op == BlockOp::kDiscard && error == EOPNOTSUPP) disk.StopDiscard();
+    if (full) return Complete(request, kScsiGood, proto::kSrbAborted, 0);
     return CheckCondition(request, ScsiDisk::SenseForError(request.op, error));
   }
-  if (request.next_range < request.ranges.size()) return StartNextRange(request);
+  if (request.next_range < request.ranges.size()) {
+    // The next range would wait behind the reset, and the reset for this command.
+    if (aborting) return Complete(request, kScsiGood, proto::kSrbAborted, 0);
+    return StartNextRange(request);
+  }
   if (request.verify) {
     uint64_t at = 0;
     bool same = true;
@@ -538,7 +548,7 @@ void StorageChannel::Answer(Request& request, std::span<const uint8_t> data) {
 }
 
 void StorageChannel::CheckCondition(Request& request, Sense sense) {
-  counters_.check_conditions.Add();
+  counters_->check_conditions.Add();
   proto::ScsiRequest& srb = request.packet.srb;
   std::memset(srb.cdb_or_sense, 0, sizeof(srb.cdb_or_sense));
   srb.cdb_or_sense[0] = 0x70;  // fixed format, current
@@ -561,7 +571,7 @@ void StorageChannel::Complete(Request& request, uint8_t scsi_status, uint8_t srb
   packet.srb.scsi_status = scsi_status;
   packet.srb.data_length = transferred;
   if ((srb_status & proto::kSrbAutosenseValid) == 0) packet.srb.sense_length = 0;
-  counters_.latency_ns.Record(MonotonicNs() - request.started_ns);
+  counters_->latency_ns.Record(MonotonicNs() - request.started_ns);
   replies_.Send(*channel_, request.transaction, packet);
   Release(request);
 }

@@ -98,7 +98,7 @@ class StorageChannel final : public BlockOwner {
   [[nodiscard]] uint32_t FairShare() const;
 
   StorageVsp& controller_;
-  StorageCounters& counters_;
+  const PerLoop<StorageCounters>::Lease counters_;
   std::shared_ptr<vmbus::ServerChannel> channel_;
   const uint32_t primary_;
   LoopInbox inbox_;

@@ -14,9 +14,11 @@ class NoBackend : public BlockBackend {
   [[nodiscard]] const BlockProperties& properties() const override { return properties_; }
   [[nodiscard]] std::vector<int> files() const override { return {}; }
   [[nodiscard]] std::vector<uint8_t> opcodes() const override { return {}; }
-  absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(partita::IoRing&, int) override {
+  absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(partita::IoRing&, int,
+                                                        LoopPoster) override {
     return partita::Unavailable("none");
   }
+  [[nodiscard]] absl::Status Sync() override { return absl::OkStatus(); }
   void DescribeTo(partita::StatSink&) const override {}
 
  private:

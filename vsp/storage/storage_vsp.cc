@@ -19,8 +19,6 @@ void StorageCounters::DescribeTo(StatSink& sink) const {
   sink.Add("storage.rejected.state", wrong_state);
   sink.Add("storage.system_calls", system_calls);
   sink.Add("storage.loop_wakes", loop_wakes);
-  sink.Add("storage.latency_ns.p50", latency_ns.Quantile(0.5));
-  sink.Add("storage.latency_ns.p99", latency_ns.Quantile(0.99));
 }
 
 StorageVsp::StorageVsp(Options options, Events events)
@@ -92,12 +90,26 @@ void StorageVsp::NoteCommandWhileRemoving(bool found_out) {
   if (found_out || last_command_ns_.load() != 0) last_command_ns_.store(MonotonicNs());
 }
 
+absl::Status StorageVsp::Sync() const {
+  absl::Status first;
+  for (const auto& disk : disks_) {
+    if (absl::Status status = disk->Sync(); !status.ok() && first.ok()) first = std::move(status);
+  }
+  return first;
+}
+
 bool StorageVsp::any_poisoned() const {
   return std::any_of(disks_.begin(), disks_.end(), [](const auto& d) { return d->poisoned(); });
 }
 
 void StorageVsp::DescribeTo(StatSink& sink) const {
-  counters_.DescribeTo(sink);
+  Histogram latency_ns;
+  counters_.ForEach([&](const StorageCounters& counters) {
+    counters.DescribeTo(sink);
+    latency_ns.Merge(counters.latency_ns);
+  });
+  sink.Add("storage.latency_ns.p50", latency_ns.Quantile(0.5));
+  sink.Add("storage.latency_ns.p99", latency_ns.Quantile(0.99));
   for (const auto& disk : disks_) disk->backend().DescribeTo(sink);
 }
 

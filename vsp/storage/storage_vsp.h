@@ -24,14 +24,14 @@ namespace partita::storage {
 class StorageChannel;
 
 inline constexpr uint32_t kMaxDisks = 64;
-inline constexpr uint32_t kMaxTransfer = 256 << 10;
 inline constexpr uint32_t kRequestsPerChannel = 512;                // in flight
 inline constexpr uint32_t kRequestsRead = 2 * kRequestsPerChannel;  // with those that wait
 
+// Of one loop.
 struct StorageCounters {
-  Counter commands, bad_packets, bad_ranges, wrong_state, check_conditions, resets, parked;
-  Counter system_calls, loop_wakes;
-  Histogram latency_ns;  // written by the loops; a lost count between two of them is tolerable
+  LoopCounter commands, bad_packets, bad_ranges, wrong_state, check_conditions, resets, parked;
+  LoopCounter system_calls, loop_wakes;
+  Histogram latency_ns;
   void DescribeTo(StatSink& sink) const;
 };
 
@@ -71,7 +71,7 @@ class StorageVsp : public vmbus::ChannelDevice {
   [[nodiscard]] const std::vector<std::unique_ptr<ScsiDisk>>& disks() const { return disks_; }
   [[nodiscard]] const Options& options() const { return options_; }
   [[nodiscard]] const Events& events() const { return events_; }
-  [[nodiscard]] StorageCounters& counters() { return counters_; }
+  [[nodiscard]] PerLoop<StorageCounters>& counters() { return counters_; }
   void RequestSubChannels(uint32_t primary, uint32_t count);
   // Sub-channels carry no handshake of their own: I/O is allowed once the primary is initialised.
   std::atomic<bool>& initialized() { return initialized_; }
@@ -88,6 +88,9 @@ class StorageVsp : public vmbus::ChannelDevice {
   [[nodiscard]] bool removing() const { return removing_.load(std::memory_order_relaxed); }
   void NoteCommandWhileRemoving(bool found_out);
 
+  // Makes durable what was written, once the loops have ended; blocks, so not on the control
+  // thread. Tries every disk, and returns the first error.
+  [[nodiscard]] absl::Status Sync() const;
   [[nodiscard]] bool any_poisoned() const;
   void DescribeTo(StatSink& sink) const;
 
@@ -96,12 +99,12 @@ class StorageVsp : public vmbus::ChannelDevice {
   const Events events_;
   vmbus::VmbusServer* server_ = nullptr;
   std::vector<std::unique_ptr<ScsiDisk>> disks_;
+  PerLoop<StorageCounters> counters_;
   std::map<uint32_t, std::unique_ptr<StorageChannel>> channels_;  // by relid
   std::atomic<bool> initialized_ = false;
   std::atomic<int> space_waiters_ = 0;
   std::atomic<bool> removing_ = false;
   std::atomic<uint64_t> last_command_ns_ = 0;  // while removing; 0: the guest has not found out
-  StorageCounters counters_;
 };
 
 }  // namespace partita::storage

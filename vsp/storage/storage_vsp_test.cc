@@ -19,101 +19,10 @@
 #include "vsp/storage/fault_backend.h"
 #include "vsp/storage/raw_file.h"
 #include "vsp/storage/recording_backend.h"
+#include "vsp/storage/storage_test_base.h"
 
 namespace partita::storage {
 namespace {
-
-using vmbus::RingStatus;
-using vmbus::client::Result;
-using vsc::Completion;
-
-constexpr size_t kRingPages = 66;
-constexpr uint64_t kDiskSize = 16 << 20;
-
-class StorageTest : public testing::Test {
- protected:
-  void SetUp() override { Build(1); }
-  void Build(uint32_t disks, uint32_t subchannels = 2) {
-    storage = std::make_unique<StorageVsp>(
-        StorageVsp::Options{.instance = {{9}}, .subchannels = subchannels},
-        StorageVsp::Events{.space = [this](bool full) { (full ? full_events : room_events)++; },
-                           .poisoned = [this](uint32_t) { ++poisoned_events; }});
-    for (uint32_t i = 0; i < disks; ++i) {
-      UniqueFd fd(memfd_create("disk", MFD_CLOEXEC));
-      ASSERT_EQ(ftruncate(fd.get(), kDiskSize), 0);
-      files.emplace_back(dup(fd.get()));
-      auto raw = RawFile::Create(std::move(fd), {});
-      ASSERT_TRUE(raw.ok()) << raw.status();
-      storage->AddDisk(std::make_unique<ScsiDisk>(
-          std::make_unique<FaultBackend>(*std::move(raw),
-                                         i == 0 ? plan : std::make_shared<FaultPlan>()),
-          ScsiDisk::Identity{.serial = "1"}));
-    }
-    storage->Connect(partition.server());
-    partition.OnControl([&] { ASSERT_NE(partition.server().AddDevice(*storage), 0u); });
-    ASSERT_EQ(connection.Connect(vmbus::kVersion5_3, 0), Result::kOk);
-    ASSERT_EQ(connection.RequestOffers(), Result::kOk);
-    OpenChannel(primary, 0);
-    driver = std::make_unique<vsc::StorageVsc>(transport, primary);
-  }
-  void TearDown() override {
-    partition.Shutdown();
-    storage.reset();
-  }
-  void OpenChannel(vmbus::client::Channel& channel, uint16_t index) {
-    const vmbus::Offer* offer = connection.Await(vmbus::kScsiClass, index);
-    ASSERT_NE(offer, nullptr);
-    std::byte* ring = partition.Allocate(kRingPages * 4096);
-    if (index == 0) primary_ring = ring;
-    auto** list = reinterpret_cast<std::byte**>(partition.Allocate(4096));
-    ASSERT_EQ(channel.Open(connection, transport, *offer, ring, kRingPages, list,
-                           {partition.Allocate(4096), 4096}, 0),
-              Result::kOk);
-  }
-  // Polls until `count` completions came; fails the test on a time-out.
-  std::vector<Completion> Collect(vmbus::client::Channel& channel, size_t count) {
-    std::vector<Completion> all;
-    while (all.size() < count) {
-      Completion completion;
-      const RingStatus status = driver->Poll(channel, &completion);
-      if (status == RingStatus::kOk) {
-        all.push_back(completion);
-        channel.Commit();
-      } else if (status != RingStatus::kEmpty || !transport.Wait()) {
-        ADD_FAILURE() << "only " << all.size() << " of " << count << " completions";
-        break;
-      }
-    }
-    return all;
-  }
-  Completion Command(std::initializer_list<int> cdb, std::byte* data = nullptr, uint32_t length = 0,
-                     bool in = true) {
-    std::array<uint8_t, 16> bytes{};
-    size_t at = 0;
-    for (const int b : cdb) bytes[at++] = static_cast<uint8_t>(b);
-    Completion completion;
-    EXPECT_TRUE(driver->Execute(0, bytes, {data, length}, in, &completion));
-    return completion;
-  }
-  std::map<std::string, uint64_t> Stats() {
-    StatSink sink;
-    storage->DescribeTo(sink);
-    auto all = sink.values();
-    for (const auto& [name, value] : partition.Stats()) all[name] = value;
-    return all;
-  }
-
-  std::shared_ptr<FaultPlan> plan = std::make_shared<FaultPlan>();
-  testing_support::HostedPartition partition;
-  std::atomic<int> full_events = 0, room_events = 0, poisoned_events = 0;
-  std::vector<UniqueFd> files;
-  std::unique_ptr<StorageVsp> storage;
-  testing_support::HostedPartition::GuestTransport transport{partition};
-  vmbus::client::Connection connection{transport};
-  vmbus::client::Channel primary;
-  std::byte* primary_ring = nullptr;
-  std::unique_ptr<vsc::StorageVsc> driver;
-};
 
 class TwoDisksTest : public StorageTest {
  protected:
@@ -451,8 +360,195 @@ TEST_F(StorageTest, AGuestThatReadsNoAnswersIsNotReadEither) {
   EXPECT_TRUE(Command({0x28, 0, 0, 0, 0, 0, 0, 0, 8}, buffer, 4096).ok);
 }
 
-// A reset is answered only when every command in flight has ended, each exactly once.
-TEST_F(StorageTest, ResetWith256InFlight) {
+// Reads that the kernel holds until the test lets them end: the "disk" is a pipe.
+class PipeBackend : public BlockBackend {
+ public:
+  explicit PipeBackend(UniqueFd pipe) : pipe_(std::move(pipe)) {}
+  [[nodiscard]] const BlockProperties& properties() const override { return properties_; }
+  [[nodiscard]] std::vector<int> files() const override { return {pipe_.get()}; }
+  [[nodiscard]] std::vector<uint8_t> opcodes() const override { return {IORING_OP_READ}; }
+  absl::StatusOr<std::unique_ptr<BlockQueue>> OpenQueue(IoRing& ring, int first,
+                                                        LoopPoster) override {
+    return std::make_unique<Queue>(*this, ring, first);
+  }
+  [[nodiscard]] absl::Status Sync() override { return absl::OkStatus(); }
+  void DescribeTo(StatSink&) const override {}
+  std::atomic<uint64_t> seen = 0;
+
+ private:
+  struct Read final : IoRing::Op {
+    void OnComplete(int32_t result, uint32_t) override {
+      request->owner->OnBlockDone(*request, result == 512 ? 0 : EIO);
+    }
+    BlockRequest* request = nullptr;
+  };
+  class Queue : public BlockQueue {
+   public:
+    Queue(PipeBackend& backend, IoRing& ring, int file)
+        : backend_(backend), ring_(ring), file_(file) {}
+    void Submit(std::span<BlockRequest* const> requests) override {
+      for (BlockRequest* request : requests) {
+        auto& read = reads_.emplace_back(std::make_unique<Read>());
+        read->request = request;
+        io_uring_sqe* sqe = ring_.Prepare(read.get());
+        sqe->opcode = IORING_OP_READ;
+        sqe->fd = file_;
+        sqe->addr = reinterpret_cast<uintptr_t>(request->iovecs[0].iov_base);
+        sqe->len = static_cast<uint32_t>(request->length);
+        backend_.seen.fetch_add(1);
+      }
+    }
+
+   private:
+    PipeBackend& backend_;
+    IoRing& ring_;
+    const int file_;
+    std::vector<std::unique_ptr<Read>> reads_;
+  };
+  UniqueFd pipe_;
+  BlockProperties properties_{.size = kDiskSize};
+};
+
+class PipeTest : public StorageTest {
+ protected:
+  std::unique_ptr<BlockBackend> MakeBackend() override {
+    int ends[2];
+    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    write_end = UniqueFd(ends[1]);
+    auto backend = std::make_unique<PipeBackend>(UniqueFd(ends[0]));
+    pipe_backend = backend.get();
+    return backend;
+  }
+  UniqueFd write_end;
+  PipeBackend* pipe_backend = nullptr;
+};
+
+// A reset waits for what the kernel has: it is answered after the last of it, each exactly once.
+TEST_F(PipeTest, ResetWith256InFlight) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  std::byte* buffer = partition.Allocate(4096);
+  for (uint64_t i = 0; i < 256; ++i) {
+    ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, false, i, 1, buffer, 512, i + 1));
+    if (i % 16 == 15) primary.Commit();
+  }
+  while (pipe_backend->seen.load() < 256) std::this_thread::yield();
+  vmbus::storage::Packet packet{};
+  packet.operation = vmbus::storage::kResetBus;
+  packet.flags = 1;
+  ASSERT_EQ(primary.writer().Write(vmbus::kPacketInBand, 1, vmbus::storage::kResetTransaction, {},
+                                   std::as_bytes(std::span(&packet, 1))),
+            RingStatus::kOk);
+  primary.Commit();
+  while (Stats()["storage.resets"] == 0) std::this_thread::yield();
+  Completion early;
+  EXPECT_EQ(driver->Poll(primary, &early), RingStatus::kEmpty);
+  const std::array<std::byte, 512> sector{};
+  for (int i = 0; i < 256; ++i) {
+    ASSERT_EQ(write(write_end.get(), sector.data(), sector.size()), 512);
+  }
+  const auto all = Collect(primary, 257);
+  ASSERT_EQ(all.size(), 257u);
+  std::set<uint64_t> tags;
+  for (size_t i = 0; i < 256; ++i) tags.insert(all[i].tag);
+  EXPECT_EQ(tags.size(), 256u);
+  EXPECT_EQ(all[256].tag, vmbus::storage::kResetTransaction);
+}
+
+// Several ranges of one UNMAP, disks that leave it no free place, and a reset: a continued range
+// must not wait behind the reset that waits for it.
+TEST_F(TwoDisksTest, AResetEndsAnUnmapOfSeveralRanges) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  plan->hold.store(true);
+  std::byte* list = partition.Allocate(4096);
+  std::memset(list, 0, 4096);
+  list[1] = std::byte{38}, list[3] = std::byte{32};
+  list[8 + 7] = std::byte{16}, list[8 + 11] = std::byte{16};
+  list[24 + 7] = std::byte{64}, list[24 + 11] = std::byte{16};
+  std::array<uint8_t, 16> unmap = {0x42, 0, 0, 0, 0, 0, 0, 0, 40};
+  ASSERT_TRUE(driver->Submit(primary, 0, unmap, list, 40, false, 1));
+  primary.Commit();
+  while (plan->held.load() < 1) std::this_thread::yield();
+  std::byte* buffer = partition.Allocate(4096);
+  constexpr uint64_t kFlood = 500;  // over the disk's share: some wait
+  for (uint64_t i = 0; i < kFlood; ++i) {
+    while (!driver->SubmitReadWrite(primary, 0, false, i, 1, buffer, 512, 10 + i)) {
+      primary.Commit();
+      std::this_thread::yield();
+    }
+  }
+  primary.Commit();
+  while (Stats()["storage.commands"] < kFlood + 1) std::this_thread::yield();
+  plan->hold.store(false);
+  // The reset is there before the held ones go on: the next request releases them.
+  vmbus::storage::Packet packet{};
+  packet.operation = vmbus::storage::kResetBus;
+  packet.flags = 1;
+  ASSERT_TRUE(driver->SubmitReadWrite(primary, 1, false, 0, 1, buffer, 512, 9000));
+  ASSERT_EQ(primary.writer().Write(vmbus::kPacketInBand, 1, vmbus::storage::kResetTransaction, {},
+                                   std::as_bytes(std::span(&packet, 1))),
+            RingStatus::kOk);
+  primary.Commit();
+  std::set<uint64_t> tags;
+  for (const Completion& c : Collect(primary, kFlood + 3)) {
+    tags.insert(c.tag);
+    if (c.tag == 1) EXPECT_EQ(c.srb_status, vmbus::storage::kSrbAborted);
+  }
+  EXPECT_EQ(tags.size(), kFlood + 3);
+}
+
+// Linux 5.13 to 5.18 sends 512 KiB whatever the controller says.
+TEST_F(StorageTest, LongTransfersAndLongerPackets) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  constexpr uint32_t kLong = 1 << 20;
+  std::byte* buffer = partition.Allocate(kLong + 4096) + 512;
+  for (const uint32_t size : {512u << 10, kLong}) {
+    const int blocks = static_cast<int>(size / 512);
+    std::memset(buffer, static_cast<int>(size >> 19), size);
+    EXPECT_TRUE(Command({0x2A, 0, 0, 0, 0, 0, 0, blocks >> 8, 0}, buffer, size, false).ok);
+    std::memset(buffer, 0, size);
+    EXPECT_TRUE(Command({0x28, 0, 0, 0, 0, 0, 0, blocks >> 8, 0}, buffer, size).ok);
+    EXPECT_EQ(buffer[size - 1], static_cast<std::byte>(size >> 19));
+  }
+  // Longer than anything we take, but sound: answered, and the channel goes on.
+  const std::vector<std::byte> huge(20000);
+  ASSERT_EQ(primary.writer().Write(vmbus::kPacketInBand, 1, 55, {}, huge), RingStatus::kOk);
+  primary.Commit();
+  EXPECT_EQ(Collect(primary, 1).at(0).tag, 55u);
+  EXPECT_EQ(Stats()["channel.too_long"], 1u);
+  EXPECT_EQ(Stats()["channel.corrupt"], 0u);
+  EXPECT_TRUE(Command({0x00}).ok);
+}
+
+// fstrim on a host without holes: "invalid operation code", and not offered again.
+TEST_F(StorageTest, DiscardThatTheHostCannotDoIsNotOfferedAgain) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  std::byte* list = partition.Allocate(4096);
+  std::memset(list, 0, 4096);
+  list[1] = std::byte{22}, list[3] = std::byte{16}, list[8 + 11] = std::byte{16};
+  plan->Fail(BlockOp::kDiscard, EOPNOTSUPP);
+  const Completion c = Command({0x42, 0, 0, 0, 0, 0, 0, 0, 24}, list, 24, false);
+  EXPECT_EQ(c.sense_key, 5);
+  EXPECT_EQ(c.sense_code, 0x20);
+  ASSERT_TRUE(Command({0x12, 1, 0xB2, 0, 64}, list, 64).ok);
+  EXPECT_EQ(list[5], std::byte{0});
+}
+
+// WRITE SAME needs room as a write does.
+TEST_F(StorageTest, WriteSameWaitsForRoom) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  plan->Fail(BlockOp::kWriteZeroes, ENOSPC);
+  std::byte* zeroes = partition.Allocate(4096);
+  std::memset(zeroes, 0, 512);
+  const std::array<uint8_t, 16> same = {0x93, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 8};
+  ASSERT_TRUE(driver->Submit(primary, 0, same, zeroes, 512, false, 1));
+  primary.Commit();
+  while (full_events.load() == 0) std::this_thread::yield();
+  plan->Fail(BlockOp::kWriteZeroes, 0);
+  EXPECT_TRUE(Collect(primary, 1).at(0).ok);
+}
+
+// Writes that wait for room are aborted by a reset.
+TEST_F(StorageTest, AResetAbortsWhatWaitsForRoom) {
   ASSERT_EQ(driver->Initialize(), Result::kOk);
   plan->Fail(BlockOp::kWrite, ENOSPC);  // writes stay with the controller
   std::byte* buffer = partition.Allocate(4096);
