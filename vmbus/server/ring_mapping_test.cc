@@ -129,7 +129,7 @@ TEST(ServerChannel, EveryByteWrittenIsReported) {
   const uint64_t in[] = {100, 101, 102}, out[] = {200, 301, 203};
   NoInterrupt interrupt;
   NoDoorbell doorbell;
-  ChannelCounters counters;
+  PerLoop<ChannelCounters> counters;
   auto channel = ServerChannel::Create({.relid = 1}, memory, interrupt, doorbell,
                                        RingMapping::Create(memory, in, budget),
                                        RingMapping::Create(memory, out, budget), 4096, counters);

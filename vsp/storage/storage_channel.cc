@@ -293,12 +293,12 @@ StorageChannel::Request* StorageChannel::TakeRequest() {
   request->buffer_length = 0;
   request->ranges.clear();
   request->next_range = 0;
-  request->verify = false;
+  request->verify_left = request->verified = 0;
   return request;
 }
 
 void StorageChannel::Release(Request& request) {
-  // VERIFY alone needs memory in the size of its transfer; kept, it would add up over all requests.
+  // VERIFY alone needs memory; kept, it would add up over all requests.
   if (!request.scratch.empty()) std::vector<std::byte>().swap(request.scratch);
   free_.push_back(&request);
   --in_flight_;
@@ -402,14 +402,10 @@ void StorageChannel::Run(Request& request, const ScsiDisk& disk) {
     }
     case ScsiOutcome::Kind::kVerify: {
       const BlockRange& range = outcome.ranges[0];
-      request.verify = true;
-      request.scratch.resize(range.length);
-      request.scratch_iovec = {request.scratch.data(), range.length};
+      request.verify_left = range.length;
       request.op = BlockOp::kRead;
       request.offset = range.offset;
-      request.length = range.length;
-      request.iovecs = std::span(&request.scratch_iovec, 1);
-      return StartBlock(request);
+      return StartVerifyPiece(request);
     }
     case ScsiOutcome::Kind::kOperations:
       request.ranges = std::move(outcome.ranges);
@@ -425,6 +421,41 @@ void StorageChannel::StartNextRange(Request& request) {
   request.fua = false;
   request.iovecs = {};
   StartBlock(request);
+}
+
+// A command's transfer may be long and a guest may queue many: each takes one piece of memory.
+void StorageChannel::StartVerifyPiece(Request& request) {
+  constexpr uint64_t kPiece = 64u << 10;
+  request.length = std::min(request.verify_left, kPiece);
+  request.scratch.resize(request.length);
+  request.scratch_iovec = {request.scratch.data(), request.length};
+  request.iovecs = std::span(&request.scratch_iovec, 1);
+  StartBlock(request);
+}
+
+void StorageChannel::OnVerifyPiece(Request& request) {
+  uint64_t skip = request.verified, compared = 0;
+  for (const iovec& v : request.buffer) {
+    const uint64_t here = std::min<uint64_t>(skip, v.iov_len);
+    const uint64_t chunk = std::min<uint64_t>(v.iov_len - here, request.length - compared);
+    skip -= here;
+    if (chunk == 0) continue;
+    const auto* guest = static_cast<const std::byte*>(v.iov_base) + here;
+    if (std::memcmp(guest, request.scratch.data() + compared, chunk) != 0) {
+      return CheckCondition(request, kMiscompare);
+    }
+    compared += chunk;
+  }
+  request.verified += request.length;
+  request.verify_left -= request.length;
+  if (request.verify_left == 0) {
+    return Complete(request, kScsiGood, proto::kSrbSuccess,
+                    static_cast<uint32_t>(request.verified));
+  }
+  // The next piece would wait behind the reset, and the reset for this command.
+  if (stopping_ || !resets_.empty()) return Complete(request, kScsiGood, proto::kSrbAborted, 0);
+  request.offset += request.length;
+  StartVerifyPiece(request);
 }
 
 // What one disk may have in flight: a part for each busy disk, never less than a useful queue
@@ -490,17 +521,7 @@ void StorageChannel::OnBlockDone(BlockRequest& block, int error) {
     if (aborting) return Complete(request, kScsiGood, proto::kSrbAborted, 0);
     return StartNextRange(request);
   }
-  if (request.verify) {
-    uint64_t at = 0;
-    bool same = true;
-    for (const iovec& v : request.buffer) {
-      const uint64_t chunk = std::min<uint64_t>(v.iov_len, request.length - at);
-      same = same && std::memcmp(v.iov_base, request.scratch.data() + at, chunk) == 0;
-      at += chunk;
-    }
-    if (!same) return CheckCondition(request, kMiscompare);
-    return Complete(request, kScsiGood, proto::kSrbSuccess, static_cast<uint32_t>(request.length));
-  }
+  if (request.verify_left > 0) return OnVerifyPiece(request);
   if (request.op == BlockOp::kRead) {
     for (size_t i = 0; i < request.pfns.size(); ++i) {
       channel_->memory().MarkDirty(request.pfns[i] << kPageShift, kPageSize);

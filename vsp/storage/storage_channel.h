@@ -51,10 +51,11 @@ class StorageChannel final : public BlockOwner {
     std::vector<iovec> trimmed;      // what of it a shorter transfer uses
     std::vector<BlockRange> ranges;  // of a command with several operations
     size_t next_range = 0;
-    std::vector<std::byte> scratch;  // VERIFY reads into it
+    std::vector<std::byte> scratch;  // VERIFY reads into it, piece by piece
     iovec scratch_iovec{};
+    uint64_t verify_left = 0;  // bytes of a VERIFY, this piece included; 0: no VERIFY
+    uint64_t verified = 0;
     uint32_t lun = 0;
-    bool verify = false;
     bool held = false;  // waits for room on the host's disk
   };
   struct Lun {
@@ -77,6 +78,8 @@ class StorageChannel final : public BlockOwner {
   void Run(Request& request, const ScsiDisk& disk);
   void StartBlock(Request& request);
   void StartNextRange(Request& request);
+  void StartVerifyPiece(Request& request);
+  void OnVerifyPiece(Request& request);
   void Dispatch(Request& request);
   void Reset(uint64_t transaction);
   void FinishReset();

@@ -519,6 +519,29 @@ TEST_F(StorageTest, LongTransfersAndLongerPackets) {
   EXPECT_TRUE(Command({0x00}).ok);
 }
 
+// VERIFY compares piece by piece; a difference in the last byte of the last piece is found.
+TEST_F(StorageTest, VerifyOfALongTransfer) {
+  ASSERT_EQ(driver->Initialize(), Result::kOk);
+  constexpr uint32_t kLength =
+      (160 << 10) + 512;  // two whole pieces and a part, from within a page
+  constexpr int kBlocks = kLength / 512;
+  std::byte* buffer = partition.Allocate(kLength + 4096) + 512;
+  for (uint32_t i = 0; i < kLength; ++i) buffer[i] = static_cast<std::byte>(i * 7 + i / 4096);
+  ASSERT_TRUE(
+      Command({0x2A, 0, 0, 0, 0, 3, 0, kBlocks >> 8, kBlocks & 0xFF}, buffer, kLength, false).ok);
+  const auto verify = [&] {
+    return Command({0x2F, 2, 0, 0, 0, 3, 0, kBlocks >> 8, kBlocks & 0xFF}, buffer, kLength, false);
+  };
+  const Completion same = verify();
+  EXPECT_TRUE(same.ok);
+  EXPECT_EQ(same.transferred, kLength);
+  for (const uint32_t at : {0u, (64u << 10) - 1, 64u << 10, kLength - 1}) {
+    buffer[at] ^= std::byte{1};
+    EXPECT_EQ(verify().sense_key, 0xE) << at;
+    buffer[at] ^= std::byte{1};
+  }
+}
+
 // fstrim on a host without holes: "invalid operation code", and not offered again.
 TEST_F(StorageTest, DiscardThatTheHostCannotDoIsNotOfferedAgain) {
   ASSERT_EQ(driver->Initialize(), Result::kOk);
