@@ -83,3 +83,10 @@ function(partita_fuzz name)
     add_dependencies(fuzz_targets ${name})
   endif()
 endfunction()
+
+# partita_benchmark(NAME SOURCES ... DEPS ...): a Google Benchmark program; nothing runs it by itself.
+function(partita_benchmark name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE partita_options ${ARG_DEPS} benchmark::benchmark)
+endfunction()
