@@ -46,6 +46,9 @@ inline void FillAdapter(const NetOption& net, uint32_t queues, const std::string
   out.set_mac(net.mac);
   out.set_queues(queues);
   out.set_vlan(net.vlan);
+  out.set_spoof(net.spoof);
+  out.set_dhcp_guard(net.dhcp_guard);
+  out.set_router_guard(net.router_guard);
   out.set_name("--net " + text);
 }
 

@@ -83,7 +83,9 @@ absl::Status InterfaceError(const std::string& what) {
 absl::StatusOr<UniqueFd> OpenQueue(ifreq& request, short more_flags) {
   UniqueFd fd(open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return SystemError("opening /dev/net/tun (is the tun module loaded?)");
-  request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | more_flags);
+  // A filter that an earlier user of a persistent TAP has left is an address in its memory.
+  request.ifr_flags =
+      static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_NOFILTER | more_flags);
   if (ioctl(fd.get(), TUNSETIFF, &request) != 0) {
     const int error = errno;
     absl::Status status = InterfaceError(std::string("TAP ") + request.ifr_name);
@@ -245,9 +247,16 @@ absl::StatusOr<NetOption> ParseNetOption(std::string_view text) {
     } else if (word.starts_with("map-gw=")) {
       if (option.kind != Kind::kUser) return InvalidArgument("map-gw= belongs to --net user");
       ASSIGN_OR_RETURN(option.map_gateway, ParseSwitch(word.substr(7), "map-gw"));
+    } else if (word.starts_with("spoof=")) {
+      ASSIGN_OR_RETURN(option.spoof, ParseSwitch(word.substr(6), "spoof"));
+    } else if (word.starts_with("dhcp-guard=")) {
+      ASSIGN_OR_RETURN(option.dhcp_guard, ParseSwitch(word.substr(11), "dhcp-guard"));
+    } else if (word.starts_with("router-guard=")) {
+      ASSIGN_OR_RETURN(option.router_guard, ParseSwitch(word.substr(13), "router-guard"));
     } else {
-      return InvalidArgument("--net does not know '" + std::string(word) +
-                             "'; it takes mac=, queues=, vlan= and map-gw=");
+      return InvalidArgument(
+          "--net does not know '" + std::string(word) +
+          "'; it takes mac=, queues=, vlan=, map-gw=, spoof=, dhcp-guard= and router-guard=");
     }
   }
   return option;

@@ -23,6 +23,7 @@ struct NetOption {
   uint32_t queues = 0;       // 0: one for each VP
   uint16_t vlan = 0;         // 0: frames pass as they are
   bool map_gateway = false;  // user: the gateway's address is the host's 127.0.0.1
+  bool spoof = false, dhcp_guard = false, router_guard = false;  // vsp/network/port_policy.h
 };
 
 absl::StatusOr<NetOption> ParseNetOption(std::string_view text);

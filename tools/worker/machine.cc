@@ -212,6 +212,12 @@ absl::Status Machine::AddAdapter(const control::Adapter& adapter, std::vector<Un
   options.vlan = static_cast<uint16_t>(adapter.vlan());
   options.shares_cpus = UsableCpus() <= start_.cpus();
   options.name = adapter.name();
+  options.port = {.spoof = adapter.spoof(),
+                  .dhcp_guard = adapter.dhcp_guard(),
+                  .router_guard = adapter.router_guard()};
+  options.notice = [this](std::string text) {
+    loop_.Post([this, text = std::move(text)] { events_.notice(text); });
+  };
   device->adapter = std::make_unique<network::NetworkVsp>(std::move(options), *std::move(made));
   if (adapter.kind() == control::Adapter::UNPLUGGED) device->adapter->SetLink(false);
   devices_.push_back(std::move(device));

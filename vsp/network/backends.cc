@@ -185,7 +185,23 @@ class TapBackend final : public NetBackend {
     properties_ = {.queues = static_cast<uint32_t>(queues_.size()),
                    .checksum = true,
                    .large_send = true,
-                   .coalesced = true};
+                   .coalesced = true,
+                   .filters = true};
+  }
+  ~TapBackend() override {
+    // A TAP may outlive us; what it keeps of a filter is its address in our memory.
+    static_cast<void>(ioctl(queues_[0].get(), TUNDETACHFILTER, 0));
+  }
+  // The filter is the device's, applied where a frame enters one of its queues. For a queue that is
+  // attached later the kernel reads it again, from here: it has to stay.
+  void SetFilter(const ReceiveFilter& filter) override {
+    std::vector<sock_filter> code = CompileFilter(filter);
+    sock_fprog program{.len = static_cast<uint16_t>(code.size()), .filter = code.data()};
+    if (ioctl(queues_[0].get(), TUNATTACHFILTER, &program) != 0) {
+      LogLimited("network: the TAP does not take its filter: " + std::string(strerror(errno)));
+      return;
+    }
+    code_.swap(code);
   }
   [[nodiscard]] const NetProperties& properties() const override { return properties_; }
   [[nodiscard]] std::vector<int> files(uint32_t index) const override {
@@ -203,36 +219,48 @@ class TapBackend final : public NetBackend {
 
  private:
   std::vector<UniqueFd> queues_;
+  std::vector<sock_filter> code_;
   NetProperties properties_;
 };
 
 // --- a stream of frames ---
 
+// What outlives a queue: a channel may close in the middle of a frame, and the other end goes on.
+struct StreamState {
+  static constexpr size_t kReadBytes = 256 << 10;
+  std::vector<std::byte> buffer = std::vector<std::byte>(kReadBytes);
+  size_t start = 0, filled = 0;  // what has arrived and is not handed over
+  std::vector<std::byte> tail;   // of a frame that was sent in part
+  bool broken = false;
+  std::function<void(std::string why)> down;
+};
+
 class StreamQueue final : public NetQueue {
  public:
-  static constexpr size_t kReadBytes = 256 << 10;
   static constexpr size_t kMaxQueued = 1024;  // frames; more are dropped, as on a full wire
-  StreamQueue(FrameOwner& owner, IoRing& ring, int fixed)
-      : owner_(owner), ring_(ring), fixed_(fixed), buffer_(kReadBytes) {}
+  StreamQueue(FrameOwner& owner, IoRing& ring, int fixed, StreamState& state)
+      : owner_(owner), ring_(ring), fixed_(fixed), s_(state) {}
 
   void Send(TransmitFrame& frame) override {
-    if (broken_ || cancelled_ || waiting_.size() >= kMaxQueued) return owner_.OnSent(frame, false);
+    if (s_.broken || cancelled_ || waiting_.size() >= kMaxQueued)
+      return owner_.OnSent(frame, false);
     waiting_.push_back(&frame);
-    if (write_.frames.empty()) StartWrite();
+    if (!write_.pending) StartWrite();
   }
 
   void PostReceives() override {
-    Deliver();
-    if (read_.pending || broken_ || cancelled_) return;
+    if (!s_.tail.empty() && !write_.pending && !s_.broken && !cancelled_) StartWrite();
+    if (!cancelled_) Deliver();
+    if (read_.pending || s_.broken || cancelled_) return;
     Compact();
-    if (filled_ == buffer_.size()) return;
+    if (s_.filled == s_.buffer.size()) return;
     io_uring_sqe* sqe = ring_.Prepare(&read_);
     if (sqe == nullptr) return;
     read_.pending = true;
     sqe->opcode = IORING_OP_READ;
     sqe->fd = fixed_;
-    sqe->addr = reinterpret_cast<uintptr_t>(buffer_.data() + filled_);
-    sqe->len = static_cast<uint32_t>(buffer_.size() - filled_);
+    sqe->addr = reinterpret_cast<uintptr_t>(s_.buffer.data() + s_.filled);
+    sqe->len = static_cast<uint32_t>(s_.buffer.size() - s_.filled);
     sqe->off = UINT64_MAX;
   }
 
@@ -253,8 +281,8 @@ class StreamQueue final : public NetQueue {
     void OnComplete(int32_t result, uint32_t) override {
       pending = false;
       if (result > 0) {
-        queue.filled_ += static_cast<size_t>(result);
-        queue.Deliver();
+        queue.s_.filled += static_cast<size_t>(result);
+        if (!queue.cancelled_) queue.Deliver();
       } else if (result != -EAGAIN && result != -EINTR && result != -ECANCELED) {
         queue.Break(result);
       }
@@ -269,20 +297,28 @@ class StreamQueue final : public NetQueue {
     bool pending = false;
     std::vector<TransmitFrame*> frames;
     std::vector<iovec> iovecs;
-    size_t at = 0;  // first iovec that is not written
+    std::vector<size_t> ends;  // of each frame, in iovecs
+    size_t tail = 0;           // iovecs of the frame that another queue has begun
+    size_t at = 0;             // first iovec that is not all written
+    bool inside = false;       // and part of it is
   };
 
   void Break(int32_t result) {
-    if (std::exchange(broken_, true)) return;
-    Log(result == 0 ? "network: the other end of a stream is gone"
-                    : "network: a stream failed: " + std::string(strerror(-result)));
+    if (std::exchange(s_.broken, true)) return;
+    const std::string why = result == 0 ? "the other end of the wire is gone"
+                                        : "the wire failed: " + std::string(strerror(-result));
+    Log("network: " + why);
     for (TransmitFrame* frame : std::exchange(waiting_, {})) owner_.OnSent(*frame, false);
+    if (s_.down) s_.down(why);
   }
   // As many frames as one call takes.
   void StartWrite() {
     constexpr size_t kMaxIovecs = 1000;  // below the kernel's limit of 1024
     write_.iovecs.clear();
+    write_.ends.clear();
     write_.at = 0;
+    if (!s_.tail.empty()) write_.iovecs.push_back({s_.tail.data(), s_.tail.size()});
+    write_.tail = write_.iovecs.size();
     while (!waiting_.empty()) {
       TransmitFrame* frame = waiting_.front();
       if (!write_.frames.empty() && write_.iovecs.size() + frame->iovecs.size() > kMaxIovecs) break;
@@ -293,8 +329,9 @@ class StreamQueue final : public NetQueue {
       frame->iovecs[0] = {&frame->header, sizeof(length)};
       write_.frames.push_back(frame);
       write_.iovecs.insert(write_.iovecs.end(), frame->iovecs.begin(), frame->iovecs.end());
+      write_.ends.push_back(write_.iovecs.size());
     }
-    if (!write_.frames.empty()) ContinueWrite();
+    if (!write_.iovecs.empty()) ContinueWrite();
   }
   void ContinueWrite() {
     io_uring_sqe* sqe = ring_.Prepare(&write_);
@@ -312,48 +349,69 @@ class StreamQueue final : public NetQueue {
       auto left = static_cast<size_t>(result);
       while (write_.at < write_.iovecs.size() && left >= write_.iovecs[write_.at].iov_len) {
         left -= write_.iovecs[write_.at++].iov_len;
+        write_.inside = false;
       }
       if (left > 0) {
+        write_.inside = true;
         iovec& part = write_.iovecs[write_.at];
         part = {static_cast<std::byte*>(part.iov_base) + left, part.iov_len - left};
       }
     } else if (result != -EAGAIN && result != -EINTR) {
       if (result != -ECANCELED) Break(result == 0 ? -EPIPE : result);
-      // What was sent in part leaves the stream without a frame's boundary.
-      if (result == -ECANCELED && write_.at > 0) broken_ = true;
-      write_.at = write_.iovecs.size();
     }
-    if (write_.at < write_.iovecs.size() && !cancelled_) return ContinueWrite();
-    if (write_.at < write_.iovecs.size() && write_.at > 0) broken_ = true;
-    for (TransmitFrame* frame : std::exchange(write_.frames, {})) {
-      owner_.OnSent(*frame, !broken_);
-    }
-    if (!waiting_.empty() && !broken_) StartWrite();
+    if (write_.at < write_.iovecs.size() && !cancelled_ && !s_.broken) return ContinueWrite();
+    const size_t sent = KeepTail();
+    const std::vector<TransmitFrame*> frames = std::exchange(write_.frames, {});
+    for (size_t i = 0; i < frames.size(); ++i) owner_.OnSent(*frames[i], i < sent && !s_.broken);
+    if (!waiting_.empty() && !s_.broken && !write_.pending) StartWrite();
   }
-  // Hands over the whole frames that have arrived, as far as there are slots. Nothing moves: a read
-  // may be under way behind them.
+  // After the last write of a batch: of a frame that is on the wire in part the rest is kept, for
+  // whoever writes next; the frames behind it are lost. How many are sent, or will be.
+  size_t KeepTail() {
+    std::vector<std::byte> rest;
+    size_t sent = 0, begin = write_.tail;
+    auto keep = [&](size_t end) {
+      for (size_t i = write_.at; i < end; ++i) {
+        const auto* bytes = static_cast<const std::byte*>(write_.iovecs[i].iov_base);
+        rest.insert(rest.end(), bytes, bytes + write_.iovecs[i].iov_len);
+      }
+    };
+    if (write_.at < write_.tail) keep(write_.tail);
+    for (const size_t end : write_.ends) {
+      const bool begun = write_.at > begin || (write_.at == begin && write_.inside);
+      if (!begun) break;
+      if (write_.at < end) keep(end);
+      ++sent;
+      begin = end;
+    }
+    s_.tail = std::move(rest);
+    return sent;
+  }
+  // Hands over the whole frames that have arrived, as far as there are slots; what is not wanted
+  // gets none. Nothing moves: a read may be under way behind them.
   void Deliver() {
-    while (!broken_ && filled_ - start_ >= sizeof(uint32_t)) {
+    while (!s_.broken && s_.filled - s_.start >= sizeof(uint32_t)) {
       uint32_t length = 0;
-      std::memcpy(&length, buffer_.data() + start_, sizeof(length));
+      std::memcpy(&length, s_.buffer.data() + s_.start, sizeof(length));
       length = ntohl(length);
       if (length > kMaxFrame) return Break(-EBADMSG);
-      if (filled_ - start_ - sizeof(uint32_t) < length) break;
-      if (length > 0) {
-        ReceiveSlot* slot = cancelled_ ? nullptr : owner_.TakeSlot();
-        if (slot == nullptr && !cancelled_) break;
-        if (slot != nullptr) {
-          slot->header = {};
-          owner_.OnReceived(*slot, Fill(*slot, buffer_.data() + start_ + sizeof(uint32_t), length));
-        }
+      if (s_.filled - s_.start - sizeof(uint32_t) < length) break;
+      const auto frame =
+          std::span<const std::byte>(s_.buffer).subspan(s_.start + sizeof(uint32_t), length);
+      if (length > 0 && owner_.Wants(frame.first(std::min(length, kIncomingHead)))) {
+        ReceiveSlot* slot = owner_.TakeSlot();
+        if (slot == nullptr) break;
+        slot->header = {};
+        owner_.OnReceived(*slot, Fill(*slot, frame.data(), length));
       }
-      start_ += sizeof(uint32_t) + length;
+      s_.start += sizeof(uint32_t) + length;
     }
   }
   // Makes room for the next read. Only between reads: the kernel writes where the last one began.
   void Compact() {
-    std::memmove(buffer_.data(), buffer_.data() + start_, filled_ - start_);
-    filled_ -= std::exchange(start_, 0);
+    if (s_.start == 0) return;
+    std::memmove(s_.buffer.data(), s_.buffer.data() + s_.start, s_.filled - s_.start);
+    s_.filled -= std::exchange(s_.start, 0);
   }
   static uint32_t Fill(ReceiveSlot& slot, const std::byte* bytes, uint32_t length) {
     if (length > slot.capacity) return 0;
@@ -369,13 +427,12 @@ class StreamQueue final : public NetQueue {
   FrameOwner& owner_;
   IoRing& ring_;
   const int fixed_;
-  std::vector<std::byte> buffer_;
-  size_t start_ = 0, filled_ = 0;  // what has arrived and is not handed over
+  StreamState& s_;
   std::deque<TransmitFrame*> waiting_;
   ReadOp read_{*this};
   WriteOp write_{*this};
   CancelOp cancel_read_, cancel_write_;
-  bool broken_ = false, cancelled_ = false;
+  bool cancelled_ = false;
 };
 
 class StreamBackend final : public NetBackend {
@@ -388,11 +445,13 @@ class StreamBackend final : public NetBackend {
   }
   absl::StatusOr<std::unique_ptr<NetQueue>> OpenQueue(FrameOwner& owner, IoRing& ring, uint32_t,
                                                       int first) override {
-    return std::make_unique<StreamQueue>(owner, ring, first);
+    return std::make_unique<StreamQueue>(owner, ring, first, state_);
   }
+  void OnDown(std::function<void(std::string why)> down) override { state_.down = std::move(down); }
 
  private:
   UniqueFd socket_;
+  StreamState state_;
   NetProperties properties_;
 };
 
@@ -403,7 +462,7 @@ class LocalQueue final : public NetQueue {
   LocalQueue(FrameOwner& owner, bool loop) : owner_(owner), loop_(loop) {}
   void Send(TransmitFrame& frame) override {
     bool ok = true;
-    if (loop_ && !cancelled_) {
+    if (loop_ && !cancelled_ && Wanted(frame)) {
       ReceiveSlot* slot = owner_.TakeSlot();
       ok = slot != nullptr;
       if (slot != nullptr) owner_.OnReceived(*slot, Copy(frame, *slot));
@@ -415,6 +474,16 @@ class LocalQueue final : public NetQueue {
   [[nodiscard]] bool Idle() const override { return true; }
 
  private:
+  bool Wanted(const TransmitFrame& frame) {
+    std::array<std::byte, kIncomingHead> head{};
+    size_t done = 0;
+    for (size_t i = 1; i < frame.iovecs.size() && done < head.size(); ++i) {
+      const size_t part = std::min(head.size() - done, frame.iovecs[i].iov_len);
+      std::memcpy(head.data() + done, frame.iovecs[i].iov_base, part);
+      done += part;
+    }
+    return owner_.Wants(std::span(head).first(done));
+  }
   static uint32_t Copy(const TransmitFrame& frame, ReceiveSlot& slot) {
     if (frame.length > slot.capacity) return 0;
     slot.header = frame.header;

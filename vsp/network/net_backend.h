@@ -7,14 +7,17 @@
 #include <sys/uio.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/counters.h"
 #include "base/io_ring.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "vsp/network/port_policy.h"
 #include "vsp/network/vnet_header.h"
 
 namespace partita::network {
@@ -38,6 +41,9 @@ struct ReceiveSlot {
 class FrameOwner {
  public:
   virtual void OnSent(TransmitFrame& frame, bool ok) = 0;
+  // Whether a frame that begins like this (kIncomingHead bytes, or all) is to be received; counts
+  // it if not. Backends whose properties say `filters` do not ask.
+  virtual bool Wants(std::span<const std::byte> /*head*/) { return true; }
   // A slot to receive into, or null when there is none; the queue is told by SlotsAvailable.
   virtual ReceiveSlot* TakeSlot() = 0;
   // `length` bytes of a frame are in the slot, `header` says what is known of it. The slot is the
@@ -69,6 +75,7 @@ struct NetProperties {
   bool checksum = false;    // finishes checksums, and vouches for those of received frames
   bool large_send = false;  // cuts large TCP frames
   bool coalesced = false;   // may deliver large TCP frames
+  bool filters = false;     // SetFilter keeps frames from being received
   uint32_t max_mtu = 9000;
   uint64_t link_speed = 100'000'000;  // units of 100 bit/s
 };
@@ -80,6 +87,11 @@ class NetBackend {
   // Descriptors of queue `index`, registered with its ring from `first` on.
   [[nodiscard]] virtual std::vector<int> files(uint32_t index) const = 0;
   [[nodiscard]] virtual std::vector<uint8_t> opcodes() const = 0;
+  // From now on what is received has passed this, but for what had come before. Any thread, one at
+  // a time.
+  virtual void SetFilter(const ReceiveFilter& /*filter*/) {}
+  // `down` is called, once and from a loop, when the wire is gone for good. Before the first queue.
+  virtual void OnDown(std::function<void(std::string why)> /*down*/) {}
   virtual absl::StatusOr<std::unique_ptr<NetQueue>> OpenQueue(FrameOwner& owner, IoRing& ring,
                                                               uint32_t index, int first) = 0;
 };

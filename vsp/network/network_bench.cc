@@ -2,12 +2,8 @@
 // a wire: the vsc driver at one end, a back end that takes everything or always has a frame at the
 // other.
 //
-// Counters: ns of the loop's own CPU time, system calls and wakes per frame. Instructions and
-// locked operations are callgrind's (the loop's thread alone):
-//   valgrind --tool=callgrind --collect-atstart=no --collect-bus=yes
-//     --toggle-collect='partita::network::NetworkChannel::ThreadMain()' BENCH
-//     --benchmark_filter=Send --benchmark_min_time=0
-// with NETWORK_BENCH_FRAMES frames in all (default 100,000), which the sums are divided by.
+// Counters: ns of the loop's own CPU time, system calls and wakes per frame. NETWORK_BENCH_FRAMES:
+// frames in one iteration (default 100,000).
 #include <benchmark/benchmark.h>
 
 #include <algorithm>

@@ -114,7 +114,7 @@ void NetworkChannel::ThreadMain() {
     Refresh();
     if (stopping_ && !std::exchange(cancelled_, true)) queue_->Cancel();
     const bool more = ring_open_ && !stopping_ && DrainRing();
-    if (session_ != nullptr && !stopping_ && SettleCoalescing()) queue_->PostReceives();
+    if (session_ != nullptr && !stopping_ && SettleCoalescing() && Posts()) queue_->PostReceives();
     FlushIndications();
     replies_.Flush(*channel_);
     channel_->Commit();
@@ -127,17 +127,20 @@ void NetworkChannel::ThreadMain() {
     if (!stopping_) doorbell_.Arm(*ring_);
     const bool can_read = ring_open_ && !stopping_ && CanTakePacket();
     scheduling_.AfterWake(std::exchange(packets_of_wake_, 0));
-    if (can_read && channel_->UnmaskDoorbell()) {
+    const bool gather = Moderates();
+    // While frames gather the guest needs no doorbell: its completions and acknowledgements are
+    // found with the next frames, and each doorbell is an exit.
+    if (can_read && !gather && channel_->UnmaskDoorbell()) {
       channel_->MaskDoorbell();
       continue;
     }
-    Wait();
+    Wait(gather);
     channel_->MaskDoorbell();
     ring_->Reap();
   }
   counters_.system_calls.Add(ring_->system_calls());
   if (primary()) {
-    adapter_.SetFlow(false, false);
+    adapter_.StopFlow();
     adapter_.SetSession(nullptr);
   }
   queue_.reset();
@@ -156,28 +159,39 @@ void NetworkChannel::ThreadMain() {
 
 // Where frames come fast one wake for each of them costs more than the frames: then this waits for
 // many, but no longer than a guest would notice. A wake that brings few ends that.
-void NetworkChannel::Wait() {
-  constexpr uint32_t kMany = 4, kFew = 2, kGather = 32;
-  constexpr int64_t kGatherNs = 40'000;
+bool NetworkChannel::Moderates() {
+  constexpr uint32_t kMany = 4, kFew = 2;
   const uint32_t frames = std::exchange(frames_of_wake_, 0);
   if (frames >= kMany) moderating_ = true;
   if (frames < kFew) moderating_ = false;
+  return moderating_ && !stopping_;
+}
+
+void NetworkChannel::Wait(bool gather_frames) {
+  constexpr uint32_t kGather = 32;
+  constexpr int64_t kGatherNs = 40'000;
   counters_.loop_wakes.Add();
   // No more can come than reads are posted.
   const auto gather = std::clamp<uint32_t>(static_cast<uint32_t>(slots_out_), 1, kGather);
-  Check(moderating_ && !stopping_ ? ring_->Submit(gather, kGatherNs) : ring_->Submit(1));
+  Check(gather_frames ? ring_->Submit(gather, kGatherNs) : ring_->Submit(1));
 }
 
 void NetworkChannel::Refresh() {
   const uint32_t generation = adapter_.generation();
   if (generation == seen_generation_) return;
   seen_generation_ = generation;
+  const ReceiveFilter filter = adapter_.filter();
+  // Frames may no longer be written where a read is posted for them.
+  if (filter_.open && !filter.open) queue_->CancelReceives();
+  filter_ = filter;
   auto session = adapter_.session();
   if (session != session_) {
     if (session_ != nullptr) queue_->CancelReceives();
     if (session_ != nullptr && frames_in_flight_ > 0) leaving_.push_back(std::move(session_));
     session_ = std::move(session);
     LeaveOldSessions();
+    free_sections_.clear();
+    control_waiting_.clear();
   }
   if (coalesced_ != adapter_.coalesced() && !std::exchange(switching_, true)) {
     queue_->CancelReceives();
@@ -272,7 +286,7 @@ void NetworkChannel::HandleNvsp(const proto::Nvsp& message, uint64_t transaction
     case proto::kRevokeReceiveBuffer:
     case proto::kRevokeSendBuffer:
       unpublished_.reset();
-      adapter_.SetFlow(false, false);
+      adapter_.StopFlow();
       adapter_.SetSession(nullptr);
       return;
     case proto::kSubChannel: {
@@ -360,6 +374,7 @@ void NetworkChannel::UseReceiveBuffer(const std::shared_ptr<const vmbus::Gpadl>&
   session->large_slots = std::clamp<uint32_t>(share / session->sections_per_large, 1, kMaxSlots);
   session->sections = std::make_unique<SectionPool>(count);
   session->receive_pages = gpadl;
+  session->section_batch = std::clamp<uint32_t>(count / (8 * adapter_.options().queues), 1, 32);
   session->vlan = (capabilities_ & proto::kCapabilityVlan) != 0;
   reply.body[proto::kReceiveStatus] = proto::kNvspSuccess;
   reply.body[proto::kReceiveSections] = 1;
@@ -485,10 +500,11 @@ void NetworkChannel::HandleControl(uint64_t transaction, bool answer) {
   }
   if (!good) return counters_.wrong_state.Add();
   Publish();
-  const std::vector<std::byte> reply = control_.Handle(bytes, adapter_.totals());
-  adapter_.SetFlow(control_.settings().filter != 0, control_.settings().coalesced);
+  std::vector<std::byte> reply = control_.Handle(bytes, adapter_.totals());
+  adapter_.SetFlow(control_.settings().filter, control_.settings().coalesced,
+                   control_.settings().mac);
   Refresh();
-  if (!reply.empty()) DeliverControl(reply);
+  if (!reply.empty()) DeliverControl(std::move(reply));
 }
 
 void NetworkChannel::HandleFrames(uint64_t transaction, bool answer) {
@@ -542,13 +558,13 @@ bool NetworkChannel::SendFrame(const FrameLayout& layout, uint64_t message_at, O
   const bool tag = access != 0 || requests->vlan.has_value();
   frame.iovecs.resize(1);
   frame.length = layout.data_length;
-  uint32_t copied = 0;
-  if (large || tag) {
-    copied = std::min(layout.data_length, kMaxFrameHeader);
-    CopyStream(data, std::span(frame.head).subspan(kTag, copied));
-  }
-  if (!PrepareTransmit(*requests, layout.data_length, std::span(frame.head).subspan(kTag, copied),
-                       &frame.header)) {
+  // What is decided on leaves from the copy it was decided on.
+  const uint32_t decisive = DecisiveBytes(adapter_.options().port);
+  const uint32_t copied = std::min(layout.data_length, large || tag ? kMaxFrameHeader : decisive);
+  const auto head = std::span(frame.head).subspan(kTag, copied);
+  CopyStream(data, head);
+  if (!MayLeave(head)) return true;
+  if (!PrepareTransmit(*requests, layout.data_length, head, &frame.header)) {
     counters_.bad_offloads.Add();
     return false;
   }
@@ -566,8 +582,8 @@ bool NetworkChannel::SendFrame(const FrameLayout& layout, uint64_t message_at, O
     if (frame.header.gso_type != 0) {
       frame.header.header_length = static_cast<uint16_t>(frame.header.header_length + kTag);
     }
-  } else if (copied != 0) {
-    frame.iovecs.push_back({frame.head.data() + kTag, copied});
+  } else {
+    frame.iovecs.push_back({head.data(), head.size()});
   }
   SliceStream(data + copied, layout.data_length - copied, frame.iovecs);
   if (frame.header.gso_type != 0) counters_.large_sent.Add();
@@ -577,6 +593,26 @@ bool NetworkChannel::SendFrame(const FrameLayout& layout, uint64_t message_at, O
   ++frames_in_flight_;
   queue_->Send(frame);
   return true;
+}
+
+bool NetworkChannel::MayLeave(std::span<const std::byte> head) {
+  switch (CheckOutgoing(adapter_.options().port, filter_.own, head)) {
+    case OutgoingVerdict::kPass:
+      return true;
+    case OutgoingVerdict::kForeignSource:
+      counters_.foreign_source.Add();
+      break;
+    case OutgoingVerdict::kReservedGroup:
+      counters_.reserved_group.Add();
+      break;
+    case OutgoingVerdict::kDhcpServer:
+      counters_.dhcp_server.Add();
+      break;
+    case OutgoingVerdict::kRouter:
+      counters_.router.Add();
+      break;
+  }
+  return false;
 }
 
 void NetworkChannel::OnSent(TransmitFrame& sent, bool ok) {
@@ -604,6 +640,43 @@ void NetworkChannel::FinishPacket(Outgoing& packet) {
 
 // --- to the guest ---
 
+bool NetworkChannel::Wants(std::span<const std::byte> head) {
+  // A change that this loop has yet to look at counts already.
+  if (adapter_.generation() != seen_generation_) filter_ = adapter_.filter();
+  switch (CheckIncoming(filter_, head)) {
+    case IncomingVerdict::kTake:
+      return true;
+    case IncomingVerdict::kUnwanted:
+      counters_.unwanted.Add();
+      break;
+    case IncomingVerdict::kWrongVlan:
+      counters_.wrong_vlan.Add();
+      break;
+  }
+  return false;
+}
+
+// All channels share the pool and its lock: this one takes some at a time and keeps what comes
+// back, but so few that idle channels together hold no more than a quarter of all.
+bool NetworkChannel::TakeSections(const Session& session, uint32_t count,
+                                  std::vector<uint32_t>& out) {
+  if (free_sections_.size() < count) {
+    session.sections->TakeSome(session.section_batch + count, free_sections_);
+  }
+  if (free_sections_.size() < count) return false;
+  out.insert(out.end(), free_sections_.end() - count, free_sections_.end());
+  free_sections_.resize(free_sections_.size() - count);
+  return true;
+}
+
+void NetworkChannel::ReturnSections(const Session& session, std::span<const uint32_t> sections) {
+  if (&session != session_.get()) return session.sections->Return(sections);
+  free_sections_.insert(free_sections_.end(), sections.begin(), sections.end());
+  if (free_sections_.size() <= 2 * session.section_batch) return;
+  session.sections->Return(std::span(free_sections_).subspan(session.section_batch));
+  free_sections_.resize(session.section_batch);
+}
+
 ReceiveSlot* NetworkChannel::TakeSlot() {
   if (session_ == nullptr || slots_out_ >= (coalesced_ ? session_->large_slots : session_->slots)) {
     return nullptr;
@@ -620,11 +693,11 @@ ReceiveSlot* NetworkChannel::TakeSlot() {
   // A frame mostly takes the first section of many: the rest stay with the slot.
   const uint32_t wanted = coalesced_ ? session_->sections_per_large : 1;
   if (slot.sections.size() > wanted) {
-    session_->sections->Return(std::span(slot.sections).subspan(wanted));
+    ReturnSections(*session_, std::span(slot.sections).subspan(wanted));
     slot.sections.resize(wanted);
   }
   const auto kept = static_cast<uint32_t>(slot.sections.size());
-  if (!session_->sections->Take(wanted - kept, slot.sections)) {
+  if (!TakeSections(*session_, wanted - kept, slot.sections)) {
     counters_.no_sections.Add();
     return nullptr;
   }
@@ -656,8 +729,7 @@ void NetworkChannel::OnReceived(ReceiveSlot& received, uint32_t length) {
   // on its way when the guest switched coalescing off.
   const bool cut = length >= slot.capacity;
   length = std::min(length, slot.capacity);
-  if (length < kEthernet || cut || stopping_ || slot.session != session_ || !adapter_.receiving() ||
-      !adapter_.link_up()) {
+  if (length < kEthernet || cut || stopping_ || slot.session != session_ || !filter_.open) {
     if (length != 0) (cut ? counters_.oversize : counters_.unwanted).Add();
     return ReleaseSlot(slot, 0);
   }
@@ -671,6 +743,8 @@ void NetworkChannel::Deliver(Slot& slot, uint32_t length) {
   std::array<std::byte, 64> head_bytes;
   auto head = std::span(head_bytes).first(std::min<uint32_t>(length, head_bytes.size()));
   session.receive->Read(first + kHeadroom, head);
+  // Of what came before the backend's filter was as it is now.
+  if (adapter_.backend().properties().filters && !Wants(head)) return ReleaseSlot(slot, 0);
   VnetHeader header = slot.header;
 
   // A tag in the frame goes beside it, or is the wire's own in access mode.
@@ -688,10 +762,6 @@ void NetworkChannel::Deliver(Slot& slot, uint32_t length) {
   if (tagged) {
     const auto tci = static_cast<uint16_t>(std::to_integer<uint16_t>(head[14]) << 8 |
                                            std::to_integer<uint16_t>(head[15]));
-    if (access != 0 && (tci & 0xFFF) != access) {
-      counters_.wrong_vlan.Add();
-      return ReleaseSlot(slot, 0);
-    }
     if (access != 0 || session.vlan) {
       skip = kTag;
       session.receive->Write(first + kHeadroom + kTag, head.first(12));
@@ -702,9 +772,6 @@ void NetworkChannel::Deliver(Slot& slot, uint32_t length) {
       }
       if (access == 0) add(proto::kInfoVlan, proto::VlanInfo(tci));
     }
-  } else if (access != 0) {
-    counters_.wrong_vlan.Add();
-    return ReleaseSlot(slot, 0);
   }
   bool finish = false;
   const uint32_t checksum = ReceiveChecksumInfo(header, head, &finish);
@@ -719,6 +786,10 @@ void NetworkChannel::Deliver(Slot& slot, uint32_t length) {
   if (pending_.session != nullptr &&
       (pending_.session != slot.session || pending_.ranges.size() + used > kRangesPerPacket)) {
     queued_.push_back(std::exchange(pending_, {}));
+  }
+  if (pending_.session == nullptr && !spare_.empty()) {
+    pending_ = std::move(spare_.back());
+    spare_.pop_back();
   }
   pending_.session = slot.session;
   uint32_t left = length;
@@ -765,25 +836,38 @@ void NetworkChannel::Deliver(Slot& slot, uint32_t length) {
   ReleaseSlot(slot, used);
 }
 
-void NetworkChannel::DeliverControl(std::span<const std::byte> message) {
+// Stock hv_netvsc waits for an answer without end: none is given up while the guest behaves.
+void NetworkChannel::DeliverControl(std::vector<std::byte> message) {
+  constexpr size_t kMostWaiting = 64;  // more than any guest has requests under way
   if (session_ == nullptr) return counters_.wrong_state.Add();
-  Indication indication;
-  if (message.size() > session_->section_size ||
-      !session_->sections->Take(1, indication.sections)) {
-    return counters_.no_sections.Add();
+  if (message.size() > session_->section_size || control_waiting_.size() >= kMostWaiting) {
+    return counters_.control_lost.Add();
   }
-  const uint64_t at = uint64_t{indication.sections[0]} * session_->section_size;
-  session_->receive->Write(at, message);
-  session_->receive->MarkDirty(at, message.size());
-  indication.session = session_;
-  indication.control = true;
-  indication.ranges.push_back({static_cast<uint32_t>(message.size()), static_cast<uint32_t>(at)});
-  // Behind the frames that came before it.
-  if (pending_.session != nullptr) queued_.push_back(std::exchange(pending_, {}));
-  queued_.push_back(std::move(indication));
+  control_waiting_.push_back(std::move(message));
+  SendControl();
+  if (!control_waiting_.empty()) counters_.control_waited.Add();
+}
+
+void NetworkChannel::SendControl() {
+  while (!control_waiting_.empty()) {
+    Indication indication;
+    if (!session_->sections->TakeForControl(indication.sections)) return;
+    const std::vector<std::byte> message = std::move(control_waiting_.front());
+    control_waiting_.pop_front();
+    const uint64_t at = uint64_t{indication.sections[0]} * session_->section_size;
+    session_->receive->Write(at, message);
+    session_->receive->MarkDirty(at, message.size());
+    indication.session = session_;
+    indication.control = true;
+    indication.ranges.push_back({static_cast<uint32_t>(message.size()), static_cast<uint32_t>(at)});
+    // Behind the frames that came before it.
+    if (pending_.session != nullptr) queued_.push_back(std::exchange(pending_, {}));
+    queued_.push_back(std::move(indication));
+  }
 }
 
 void NetworkChannel::FlushIndications() {
+  SendControl();
   if (pending_.session != nullptr) queued_.push_back(std::exchange(pending_, {}));
   while (!queued_.empty()) {
     Indication& indication = queued_.front();
@@ -836,8 +920,19 @@ void NetworkChannel::HandleCompletion(uint64_t transaction) {
     return counters_.bad_completions.Add();
   }
   Indication& indication = in_guest_[transaction - 1];
-  if (indication.session != nullptr) indication.session->sections->Return(indication.sections);
-  indication = {};
+  if (indication.session != nullptr) {
+    if (indication.control) {
+      indication.session->sections->Return(indication.sections);
+    } else {
+      ReturnSections(*indication.session, indication.sections);
+    }
+  }
+  // As it was, but empty: its memory serves the next one.
+  indication.session.reset();
+  indication.ranges.clear();
+  indication.sections.clear();
+  indication.control = indication.active = false;
+  if (spare_.size() < kSpareIndications) spare_.push_back(std::move(indication));
   free_ids_.push_back(static_cast<uint32_t>(transaction));
 }
 

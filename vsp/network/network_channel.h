@@ -38,6 +38,7 @@ class NetworkChannel final : public FrameOwner {
 
   // FrameOwner
   void OnSent(TransmitFrame& frame, bool ok) override;
+  bool Wants(std::span<const std::byte> head) override;
   ReceiveSlot* TakeSlot() override;
   void OnReceived(ReceiveSlot& slot, uint32_t length) override;
 
@@ -78,8 +79,13 @@ class NetworkChannel final : public FrameOwner {
   // What the guest wants of frames may have changed. False: reads that were posted before are not
   // back yet, and none may be posted.
   bool SettleCoalescing();
-  // Sleeps until something is there.
-  void Wait();
+  // Whether frames come so fast that some may gather; once before each sleep.
+  bool Moderates();
+  // Sleeps until something is there, or while some gather.
+  void Wait(bool gather);
+  [[nodiscard]] bool Posts() const {
+    return filter_.open || !adapter_.backend().properties().filters;
+  }
 
   bool DrainRing();
   void HandlePacket(const vmbus::Packet& packet);
@@ -99,6 +105,8 @@ class NetworkChannel final : public FrameOwner {
   void HandleControl(uint64_t transaction, bool answer);
   void HandleFrames(uint64_t transaction, bool answer);
   bool SendFrame(const FrameLayout& layout, uint64_t message_at, Outgoing& packet);
+  // False, and counted: the frame that begins with `head` may not leave.
+  bool MayLeave(std::span<const std::byte> head);
   void HandleCompletion(uint64_t transaction);
   // The bytes of a guest's packet: its section, then its ranges.
   bool Gather(const vmbus::Packet& packet, const vmbus::network::Nvsp& message);
@@ -107,7 +115,11 @@ class NetworkChannel final : public FrameOwner {
   void FinishPacket(Outgoing& packet);
 
   void Deliver(Slot& slot, uint32_t length);
-  void DeliverControl(std::span<const std::byte> message);
+  void DeliverControl(std::vector<std::byte> message);
+  // Control messages go as sections come back.
+  void SendControl();
+  bool TakeSections(const Session& session, uint32_t count, std::vector<uint32_t>& out);
+  void ReturnSections(const Session& session, std::span<const uint32_t> sections);
   void ReleaseSlot(Slot& slot, uint32_t used);
   void FlushIndications();
   void Answer(uint64_t transaction, const vmbus::network::Nvsp& message);
@@ -139,6 +151,7 @@ class NetworkChannel final : public FrameOwner {
 
   std::shared_ptr<const Session> session_;
   std::vector<std::shared_ptr<const Session>> leaving_;  // frames on their way out may lie there
+  ReceiveFilter filter_;
   uint32_t seen_generation_ = 0;
   bool coalesced_ = false;
   bool switching_ = false;  // reads for the other kind of frames are being taken back
@@ -156,7 +169,11 @@ class NetworkChannel final : public FrameOwner {
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<Slot*> free_slots_;
   size_t slots_out_ = 0;
-  Indication pending_;                // being filled
+  std::vector<uint32_t> free_sections_;  // of session_, taken from all channels' pool by the dozen
+  std::deque<std::vector<std::byte>> control_waiting_;
+  Indication pending_;  // being filled
+  static constexpr size_t kSpareIndications = 64;
+  std::vector<Indication> spare_;     // empty ones with their memory
   std::deque<Indication> queued_;     // the outgoing ring was full
   std::vector<Indication> in_guest_;  // by transaction id - 1
   std::vector<uint32_t> free_ids_;

@@ -7,6 +7,11 @@
 #include "vsp/network/network_channel.h"
 
 namespace partita::network {
+namespace {
+
+constexpr uint32_t kBeforeTheGuest = 0xD;  // directed, multicast, broadcast
+
+}  // namespace
 
 void NetworkCounters::DescribeTo(StatSink& sink) const {
   sink.Add("network.sent", sent);
@@ -20,6 +25,12 @@ void NetworkCounters::DescribeTo(StatSink& sink) const {
   sink.Add("network.dropped.unwanted", unwanted);
   sink.Add("network.dropped.oversize", oversize);
   sink.Add("network.dropped.vlan", wrong_vlan);
+  sink.Add("network.dropped.source_address", foreign_source);
+  sink.Add("network.dropped.reserved_group", reserved_group);
+  sink.Add("network.dropped.dhcp_server", dhcp_server);
+  sink.Add("network.dropped.router", router);
+  sink.Add("network.control.waited", control_waited);
+  sink.Add("network.control.lost", control_lost);
   sink.Add("network.rejected.packets", bad_packets);
   sink.Add("network.rejected.frames", bad_frames);
   sink.Add("network.rejected.offloads", bad_offloads);
@@ -31,7 +42,15 @@ void NetworkCounters::DescribeTo(StatSink& sink) const {
 }
 
 NetworkVsp::NetworkVsp(Options options, std::unique_ptr<NetBackend> backend)
-    : options_(std::move(options)), backend_(std::move(backend)) {}
+    : options_(std::move(options)),
+      backend_(std::move(backend)),
+      // What comes before a guest is there waits for it, if it is for the guest at all.
+      packet_filter_(kBeforeTheGuest),
+      own_(options_.mac) {
+  backend_->OnDown([this](const std::string& why) { OnWireGone(why); });
+  MutexLock lock(mutex_);
+  UpdateFilter();  // the link is up: nothing gets in without a filter
+}
 
 NetworkVsp::~NetworkVsp() {
   decltype(channels_) channels;
@@ -59,7 +78,7 @@ bool NetworkVsp::OnOpen(const vmbus::OpenRequest& request,
   const uint32_t queue = request.subchannel_index;
   if (queue >= options_.queues) return false;
   if (queue == 0) {
-    SetFlow(false, false);
+    StopFlow();
     SetSession(nullptr);
   }
   auto started = NetworkChannel::Start(*this, std::move(channel), request.primary);
@@ -106,6 +125,7 @@ AdapterFeatures NetworkVsp::features() const {
           .checksum = p.checksum,
           .large_send = p.large_send,
           .coalesced = p.coalesced,
+          .any_address = options_.port.spoof,
           .link_speed = p.link_speed};
 }
 
@@ -140,9 +160,36 @@ void NetworkVsp::SetSession(std::shared_ptr<const Session> session) {
   WakeAll();
 }
 
-void NetworkVsp::SetFlow(bool receiving, bool coalesced) {
-  const bool changed = receiving_.exchange(receiving) != receiving;
-  if ((coalesced_.exchange(coalesced) != coalesced) || changed) WakeAll();
+ReceiveFilter NetworkVsp::filter() {
+  MutexLock lock(mutex_);
+  return filter_;
+}
+
+void NetworkVsp::SetFlow(uint32_t packet_filter, bool coalesced, const MacAddress& own) {
+  {
+    MutexLock lock(mutex_);
+    const bool same = packet_filter_ == packet_filter && own_ == own;
+    if (coalesced_.exchange(coalesced) == coalesced && same) return;
+    packet_filter_ = packet_filter;
+    own_ = own;
+    UpdateFilter();
+  }
+  WakeAll();
+}
+
+void NetworkVsp::UpdateFilter() {
+  const ReceiveFilter wanted =
+      MakeReceiveFilter(options_.port, own_, options_.vlan, packet_filter_, link_up());
+  if (std::exchange(filter_, wanted) != wanted) backend_->SetFilter(wanted);
+}
+
+void NetworkVsp::OnWireGone(const std::string& why) {
+  {
+    MutexLock lock(mutex_);
+    wire_gone_ = true;
+  }
+  SetLink(false);
+  if (options_.notice) options_.notice(options_.name + ": " + why + "; its link is down");
 }
 
 void NetworkVsp::WakeAll() {
@@ -152,7 +199,13 @@ void NetworkVsp::WakeAll() {
 }
 
 void NetworkVsp::SetLink(bool up) {
-  if (link_up_.exchange(up) != up) WakeAll();
+  {
+    MutexLock lock(mutex_);
+    up = up && !wire_gone_;
+    if (link_up_.exchange(up) == up) return;
+    UpdateFilter();
+  }
+  WakeAll();
 }
 
 void NetworkVsp::DescribeTo(StatSink& sink) const { counters_.DescribeTo(sink); }

@@ -19,6 +19,7 @@
 #include "base/mutex.h"
 #include "vmbus/server/vmbus_server.h"
 #include "vsp/network/net_backend.h"
+#include "vsp/network/port_policy.h"
 #include "vsp/network/rndis.h"
 #include "vsp/network/shared_buffer.h"
 
@@ -30,6 +31,7 @@ struct NetworkCounters {
   Counter sent, sent_bytes, send_errors, received, received_bytes, no_sections, unwanted, oversize,
       large_sent, large_received;
   Counter bad_packets, bad_frames, bad_offloads, wrong_state, bad_completions, wrong_vlan;
+  Counter foreign_source, reserved_group, dhcp_server, router, control_waited, control_lost;
   Counter system_calls, loop_wakes;
   RndisCounters control;
   void DescribeTo(StatSink& sink) const;
@@ -43,6 +45,7 @@ struct Session {
   std::shared_ptr<SharedBuffer> send;
   std::unique_ptr<SectionPool> sections;
   uint32_t section_size = 0;            // of the receive buffer
+  uint32_t section_batch = 1;           // that a channel takes from the pool at a time
   uint32_t sections_per_large = 1;      // sections that a coalesced frame may need
   uint32_t slots = 1, large_slots = 1;  // frames a channel may wait for at a time
   bool vlan = false;                    // the guest takes tags beside the frame
@@ -57,12 +60,16 @@ class NetworkVsp : public vmbus::ChannelDevice {
     uint32_t queues = 1;  // channels, at most the backend's queues
     uint16_t vlan = 0;    // access mode: the wire's frames carry this tag, the guest's none
     bool shares_cpus = false;
+    PortOptions port = {};
     std::string name;  // for messages
+    // Called from any thread with something a user should see.
+    std::function<void(std::string)> notice = nullptr;
   };
   NetworkVsp(Options options, std::unique_ptr<NetBackend> backend);
   ~NetworkVsp() override;
 
   void Connect(vmbus::VmbusServer& server) { server_ = &server; }
+  // Any thread. A wire that is gone for good stays down.
   void SetLink(bool up);
 
   // vmbus::ChannelDevice
@@ -88,8 +95,10 @@ class NetworkVsp : public vmbus::ChannelDevice {
   // Counts changes of what channels have to look at again.
   [[nodiscard]] uint32_t generation() const { return generation_.load(); }
   void SetSession(std::shared_ptr<const Session> session);
-  void SetFlow(bool receiving, bool coalesced);
-  [[nodiscard]] bool receiving() const { return receiving_.load(std::memory_order_relaxed); }
+  // What the guest wants: its packet filter (0: no frames), large frames, its address.
+  void SetFlow(uint32_t packet_filter, bool coalesced, const MacAddress& own);
+  void StopFlow() { SetFlow(0, false, options_.mac); }
+  [[nodiscard]] ReceiveFilter filter();
   [[nodiscard]] bool coalesced() const { return coalesced_.load(std::memory_order_relaxed); }
   [[nodiscard]] bool link_up() const { return link_up_.load(std::memory_order_relaxed); }
 
@@ -100,9 +109,15 @@ class NetworkVsp : public vmbus::ChannelDevice {
   const Options options_;
   const std::unique_ptr<NetBackend> backend_;
   vmbus::VmbusServer* server_ = nullptr;
-  std::atomic<bool> receiving_ = false, coalesced_ = false, link_up_ = true;
+  void OnWireGone(const std::string& why);
+  void UpdateFilter() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::atomic<bool> coalesced_ = false, link_up_ = true;
   std::atomic<uint32_t> generation_ = 1;
   Mutex mutex_;
+  uint32_t packet_filter_ ABSL_GUARDED_BY(mutex_);
+  MacAddress own_ ABSL_GUARDED_BY(mutex_);
+  bool wire_gone_ ABSL_GUARDED_BY(mutex_) = false;
+  ReceiveFilter filter_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const Session> session_ ABSL_GUARDED_BY(mutex_);
   // By relid, from the open to OnLetGo; guarded because any loop may wake the others.
   std::map<uint32_t, std::unique_ptr<NetworkChannel>> channels_ ABSL_GUARDED_BY(mutex_);

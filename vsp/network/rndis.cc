@@ -353,6 +353,8 @@ uint32_t RndisControl::ApplyAddress(std::span<const std::byte> value) {
     mac[i / 2] = static_cast<uint8_t>(mac[i / 2] << 4 | digit);
   }
   if ((mac[0] & 1) != 0) return proto::kRndisInvalidData;  // a group address
+  // Refused rather than granted and then cut off by the port.
+  if (!features_.any_address && mac != features_.mac) return proto::kRndisFailure;
   settings_.mac = mac;
   return proto::kRndisSuccess;
 }

@@ -26,6 +26,7 @@ struct AdapterFeatures {
   bool checksum = false;      // the back end finishes checksums
   bool large_send = false;    // and cuts large TCP frames
   bool coalesced = false;     // and delivers them uncut
+  bool any_address = false;   // the guest may take another one
   uint64_t link_speed = 100;  // units of 100 bit/s, as the protocol has it
 };
 

@@ -5,6 +5,7 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -39,19 +40,37 @@ class SharedBuffer {
   uint64_t size_ = 0;
 };
 
-// Sections of the receive buffer that the guest does not hold. Any thread.
+// Sections of the receive buffer that the guest does not hold. Any thread. The last few are for
+// control messages: a guest that holds all others waits for its answer, and for ever.
 class SectionPool {
  public:
-  explicit SectionPool(uint32_t count) {
+  explicit SectionPool(uint32_t count)
+      : reserved_(count < 2 ? 0 : std::clamp<uint32_t>(count / 16, 1, 8)) {
     free_.reserve(count);
     for (uint32_t i = count; i-- > 0;) free_.push_back(i);
   }
-  // All `count` sections or none.
+  // For frames: all `count` sections or none.
   [[nodiscard]] bool Take(uint32_t count, std::vector<uint32_t>& out) {
     MutexLock lock(mutex_);
-    if (free_.size() < count) return false;
+    if (free_.size() < reserved_ + count) return false;
     out.insert(out.end(), free_.end() - count, free_.end());
     free_.resize(free_.size() - count);
+    return true;
+  }
+  // As many as there are, up to `most`.
+  void TakeSome(uint32_t most, std::vector<uint32_t>& out) {
+    MutexLock lock(mutex_);
+    const size_t there = free_.size() > reserved_ ? free_.size() - reserved_ : 0;
+    const size_t count = std::min<size_t>(there, most);
+    out.insert(out.end(), free_.end() - count, free_.end());
+    free_.resize(free_.size() - count);
+  }
+  // For a control message.
+  [[nodiscard]] bool TakeForControl(std::vector<uint32_t>& out) {
+    MutexLock lock(mutex_);
+    if (free_.empty()) return false;
+    out.push_back(free_.back());
+    free_.pop_back();
     return true;
   }
   void Return(std::span<const uint32_t> sections) {
@@ -64,6 +83,7 @@ class SectionPool {
   }
 
  private:
+  const uint32_t reserved_;
   Mutex mutex_;
   std::vector<uint32_t> free_ ABSL_GUARDED_BY(mutex_);
 };
