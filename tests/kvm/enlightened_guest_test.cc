@@ -256,6 +256,51 @@ TEST_F(GuestTest, PlatformAsTheGuestFindsIt) {
   EXPECT_EQ(run.Event("serial").value("interrupts", 1), 0);
 }
 
+// A guest that asks for channels and buffers without end gets what was offered, and a signal ends
+// it: threads, descriptors and memory stay within the offer, and the control thread is not kept.
+TEST_F(GuestTest, AFloodOfRequestsIsAnsweredWithinTheOffer) {
+  const Outcome run = Shell(Partita("run --kernel " + Directory() +
+                                    "/enlightened-guest --memory 128M --cpus 4 --queues 3" +
+                                    " --synic " + Synic() +
+                                    " --cmdline job=flood --net loopback,queues=3 --disk " + disk +
+                                    " --stats-json " + scratch + "/stats") +
+                            " > " + scratch + R"(/log & p=$!
+for i in $(seq 600); do grep -q flooding )" +
+                            scratch + R"(/log && break; sleep 0.1; done
+partita=$(cat /proc/$p/task/$p/children)
+worker=$(cat /proc/${partita% }/task/${partita% }/children | cut -d ' ' -f 1)
+count() {
+  printf '{"event":"%s","threads":%s,"loops":%s,"descriptors":%s}
+' $1     $(ls /proc/$worker/task | wc -l) $(cat /proc/$worker/task/*/comm | grep -cE '^(stor|net)')     $(ls /proc/$worker/fd | wc -l)
+}
+count first
+sleep 1
+count second
+start=$(date +%s%N)
+kill -TERM $p
+wait $p
+printf '{"event":"end","status":%s,"ms":%s}
+' $? $((($(date +%s%N) - start) / 1000000))
+cat )" + scratch + "/log");
+  const auto flood = run.Event("flooding");
+  EXPECT_EQ(flood.value("offered", 0), 2);
+  EXPECT_EQ(flood.value("storage", 0), 2);
+  EXPECT_EQ(flood.value("network", 0), 2);
+  const auto first = run.Event("first"), second = run.Event("second"), end = run.Event("end");
+  EXPECT_EQ(first.value("loops", 0), 6) << "two primaries and what they offer";
+  EXPECT_EQ(second.value("loops", 0), 6);
+  EXPECT_LE(second.value("threads", 1000), first.value("threads", 0));
+  EXPECT_LE(second.value("descriptors", 1000), first.value("descriptors", 0));
+  EXPECT_LE(first.value("descriptors", 1000), 128);
+  EXPECT_LT(end.value("ms", 100000), 2000);
+  std::ifstream stats_file(scratch + "/stats");
+  const auto stats = nlohmann::json::parse(stats_file);
+  EXPECT_GT(stats.value("network.rejected.state", 0), 3000);
+  EXPECT_GT(stats.value("storage.rejected.state", 0), 2000);
+  EXPECT_LT(stats.value("process.peak_rss_bytes", int64_t{1} << 40),
+            stats.value("memory.allocated_bytes", int64_t{0}) + (24 << 20));
+}
+
 // A guest that does everything wrong: the worker lives, within 24 MiB beyond guest RAM, and counts.
 TEST_F(GuestTest, AHostileGuestHurtsOnlyItself) {
   const Outcome run = Guest("job=hostile seed=" + std::to_string(getpid()),

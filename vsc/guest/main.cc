@@ -9,9 +9,11 @@
 //   platform   reports the machine below VMBus
 //   collide    resets the machine from one VP while another one crashes
 //   hostile    does everything wrong that a guest can do, then shows that the disk still answers
+//   flood   asks for channels and buffers without end
 // With "autoeoi=1" SINT 2 ends its interrupts by itself, and the guest does not.
 #include <atomic>
 
+#include "vsc/guest/flood.h"
 #include "vsc/guest/hostile.h"
 #include "vsc/guest/platform.h"
 #include "vsc/guest/runtime.h"
@@ -595,6 +597,8 @@ void UserMain(uint64_t) {
     RunNetwork();
   } else if (kind == "hostile") {
     RunHostile();
+  } else if (kind == "flood") {
+    RunFlood();
   } else if (kind == "platform") {
     ReportPlatform();
   } else if (kind == "collide") {
