@@ -1,6 +1,5 @@
 #include "base/utf16.h"
 
-#include <cstdint>
 #include <cstring>
 
 namespace partita {
@@ -41,7 +40,7 @@ uint32_t NextCode(std::string_view text, size_t& at) {
 
 }  // namespace
 
-std::string Utf8FromUtf16(std::span<const std::byte> utf16) {
+std::string Utf8FromUtf16(std::span<const std::byte> utf16, bool (*keep)(uint32_t code)) {
   const size_t units = utf16.size() / 2;
   const auto unit = [&](size_t i) {
     uint16_t value = 0;
@@ -57,7 +56,7 @@ std::string Utf8FromUtf16(std::span<const std::byte> utf16) {
       code = pair ? 0x10000 + ((code & 0x3ff) << 10 | (low & 0x3ff)) : kReplacement;
       if (pair) ++i;
     }
-    AppendUtf8(code, text);
+    if (keep == nullptr || keep(code)) AppendUtf8(code, text);
   }
   return text;
 }

@@ -4,6 +4,7 @@
 #define PARTITA_BASE_UTF16_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -11,8 +12,10 @@
 
 namespace partita {
 
-// A last odd byte is left out. A zero is a character like any other.
-[[nodiscard]] std::string Utf8FromUtf16(std::span<const std::byte> utf16);
+// A last odd byte is left out. A zero is a character like any other. `keep`, if given, says of each
+// code point whether it is kept.
+[[nodiscard]] std::string Utf8FromUtf16(std::span<const std::byte> utf16,
+                                        bool (*keep)(uint32_t code) = nullptr);
 // Without a terminator.
 [[nodiscard]] std::vector<std::byte> Utf16FromUtf8(std::string_view utf8);
 

@@ -8,6 +8,7 @@
 
 #include "base/guest_text.h"
 #include "base/monotonic.h"
+#include "base/utf16.h"
 #include "vsp/integration/answer.h"
 
 namespace partita::integration {
@@ -20,76 +21,19 @@ constexpr uint32_t kBeatMs = 2000;
 constexpr uint64_t kLostAfterNs = 3ull * kBeatMs * 1'000'000;  // three beats without an answer
 constexpr uint32_t kAnswerMs = 35'000;                         // Linux gives its daemon 30 s
 
-void AppendUtf8(std::string& to, uint32_t code) {
-  auto put = [&to](uint32_t value) { to.push_back(static_cast<char>(value)); };
-  if (code < 0x80) {
-    put(code);
-  } else if (code < 0x800) {
-    put(0xC0 | code >> 6), put(0x80 | (code & 0x3F));
-  } else if (code < 0x10000) {
-    put(0xE0 | code >> 12), put(0x80 | (code >> 6 & 0x3F)), put(0x80 | (code & 0x3F));
-  } else {
-    put(0xF0 | code >> 18), put(0x80 | (code >> 12 & 0x3F)), put(0x80 | (code >> 6 & 0x3F)),
-        put(0x80 | (code & 0x3F));
-  }
-}
-
-constexpr uint32_t kReplacement = 0xFFFD;
-
-// The next code point of UTF-8 at `at`, which moves on.
-uint32_t NextCode(std::string_view text, size_t& at) {
-  const auto first = static_cast<uint8_t>(text[at++]);
-  const int more = first < 0x80    ? 0
-                   : first >= 0xF0 ? 3
-                   : first >= 0xE0 ? 2
-                   : first >= 0xC0 ? 1
-                                   : -1;
-  if (more < 0 || at + static_cast<size_t>(more) > text.size()) return kReplacement;
-  uint32_t code = more == 0 ? first : first & (0x3Fu >> more);
-  for (int i = 0; i < more; ++i) {
-    code = code << 6 | (static_cast<uint8_t>(text[at++]) & 0x3Fu);
-  }
-  return code <= 0x10FFFF ? code : kReplacement;
-}
-
 }  // namespace
 
 std::vector<uint8_t> ToUtf16(std::string_view text) {
-  std::vector<uint8_t> out;
-  auto put = [&out](uint32_t unit) {
-    out.push_back(static_cast<uint8_t>(unit)), out.push_back(static_cast<uint8_t>(unit >> 8));
-  };
-  for (size_t at = 0; at < text.size();) {
-    uint32_t code = NextCode(text, at);
-    if (code >= 0x10000) {
-      code -= 0x10000;
-      put(0xD800 | code >> 10), put(0xDC00 | (code & 0x3FF));
-    } else {
-      put(code);
-    }
-  }
-  put(0);
+  const std::vector<std::byte> wide = Utf16FromUtf8(text);
+  std::vector<uint8_t> out(wide.size() + sizeof(char16_t));
+  std::memcpy(out.data(), wide.data(), wide.size());
   return out;
 }
 
 std::string FromUtf16(std::span<const uint8_t> bytes) {
-  std::string out;
-  auto unit = [&bytes](size_t i) {
-    return static_cast<uint32_t>(bytes[2 * i]) | static_cast<uint32_t>(bytes[2 * i + 1]) << 8;
-  };
-  const size_t units = bytes.size() / 2;
-  for (size_t i = 0; i < units; ++i) {
-    uint32_t code = unit(i);
-    if (code == 0) break;
-    if (code >= 0xD800 && code < 0xDC00 && i + 1 < units && unit(i + 1) >= 0xDC00 &&
-        unit(i + 1) < 0xE000) {
-      code = 0x10000 + ((code & 0x3FF) << 10 | (unit(++i) & 0x3FF));
-    } else if (code >= 0xD800 && code < 0xE000) {
-      code = kReplacement;
-    }
-    if (ShowsOnly(code)) AppendUtf8(out, code);
-  }
-  return out;
+  size_t end = 0;  // at the first zero
+  while (end + 1 < bytes.size() && (bytes[end] != 0 || bytes[end + 1] != 0)) end += 2;
+  return Utf8FromUtf16(std::as_bytes(bytes.first(end)), ShowsOnly);
 }
 
 // --- heartbeat ---
