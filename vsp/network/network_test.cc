@@ -1,7 +1,13 @@
 // The network adapter without a hypervisor: pure parsers first, then the whole path with the vsc
 // driver at one end, VMBus between, and a loopback or a stream at the other.
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/if_packet.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -9,6 +15,7 @@
 #include <future>
 #include <memory>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include "tests/fakes/hosted_partition.h"
@@ -698,6 +705,71 @@ TEST(StreamTest, AQueueGoesOnWhereTheLastOneStopped) {
   ASSERT_EQ(user.owner.frames.size(), 1u);
   EXPECT_EQ(user.owner.frames[0], std::vector<uint8_t>(100, 7));
   user.End();
+}
+
+// The kernel's part: what the filter refuses never gets into the TAP's queue, whoever reads it, and
+// a queue that is attached later has the filter, too.
+void FilterATap(bool* possible) {
+  // The thread's own: it ends with it.
+  *possible = unshare(CLONE_NEWNET) == 0;
+  if (!*possible) return;
+  std::vector<UniqueFd> fds;
+  ifreq request{};
+  for (int i = 0; i < 2; ++i) {
+    fds.emplace_back(open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
+    std::strcpy(request.ifr_name, "filtered");
+    request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
+    *possible = ioctl(fds.back().get(), TUNSETIFF, &request) == 0;
+    if (!*possible) return;
+  }
+  const int tap = fds[0].get(), second = fds[1].get();
+  auto backend = MakeTapBackend(std::move(fds));
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  const UniqueFd wire(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(ioctl(wire.get(), SIOCGIFFLAGS, &request), 0);
+  request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
+  ASSERT_EQ(ioctl(wire.get(), SIOCSIFFLAGS, &request), 0);
+  sockaddr_ll address{};
+  address.sll_family = AF_PACKET;
+  address.sll_ifindex = static_cast<int>(if_nametoindex("filtered"));
+  ASSERT_EQ(bind(wire.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  const MacAddress own = {0, 0x15, 0x5D, 9, 8, 7}, foreign = {0, 0x15, 0x5D, 9, 8, 6};
+  const auto put = [&](const MacAddress& to, uint8_t tag, uint8_t fill) {
+    std::array<uint8_t, 80> frame{};
+    frame.fill(fill);
+    std::copy(to.begin(), to.end(), frame.begin());
+    frame[12] = 0x81, frame[13] = 0, frame[14] = 0, frame[15] = tag;
+    ASSERT_EQ(send(wire.get(), frame.data(), frame.size(), 0), ssize_t{frame.size()});
+  };
+  const auto arrived = [&] {  // ours alone: the host's own stack talks, too
+    std::vector<int> fills;
+    std::array<uint8_t, 4096> frame{};
+    for (const int fd : {tap, second}) {
+      while (read(fd, frame.data(), frame.size()) > 0) {
+        if (frame[sizeof(VnetHeader) + 60] >= 0xA0) fills.push_back(frame[sizeof(VnetHeader) + 60]);
+      }
+    }
+    return fills;
+  };
+  (*backend)->SetFilter(MakeReceiveFilter({}, own, 7, 0xD, true));
+  ifreq attach{};
+  attach.ifr_flags = IFF_ATTACH_QUEUE;
+  ASSERT_EQ(ioctl(second, TUNSETQUEUE, &attach), 0) << strerror(errno);
+  put(own, 8, 0xA1);
+  put(foreign, 7, 0xA2);
+  put(own, 7, 0xA3);
+  EXPECT_EQ(arrived(), std::vector<int>{0xA3});
+  (*backend)->SetFilter(MakeReceiveFilter({}, own, 7, 0xD, false));
+  put(own, 7, 0xA4);
+  EXPECT_EQ(arrived(), std::vector<int>{}) << "the link is down";
+  (*backend)->SetFilter(MakeReceiveFilter({}, own, 0, 0xD, true));
+  put(own, 8, 0xA5);
+  EXPECT_EQ(arrived(), std::vector<int>{0xA5}) << "without access mode tags pass";
+}
+TEST(TapTest, TheDeviceDropsWhatIsNotForTheGuest) {
+  bool possible = false;
+  std::thread([&] { FilterATap(&possible); }).join();
+  if (!possible) GTEST_SKIP() << "needs CAP_NET_ADMIN";
 }
 
 // Seen by the guest's memory: what is not for this guest was never written there.
