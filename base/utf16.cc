@@ -20,22 +20,23 @@ void AppendUtf8(uint32_t code, std::string& text) {
   for (unsigned i = more; i-- > 0;) text += static_cast<char>(0x80 | (code >> (6 * i) & 0x3f));
 }
 
-// The next code point of `text` at `at`, which moves on by at least one.
+// The next code point of `text` at `at`, which moves behind it; behind one byte where that begins
+// none.
 uint32_t NextCode(std::string_view text, size_t& at) {
   const auto first = static_cast<uint8_t>(text[at++]);
   if (first < 0x80) return first;
-  const unsigned more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
   if (first < 0xc2 || first > 0xf4) return kReplacement;
+  const unsigned more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
   uint32_t code = first & (0x3fu >> more);
   for (unsigned i = 0; i < more; ++i) {
-    const uint8_t next = at < text.size() ? static_cast<uint8_t>(text[at]) : 0;
+    const uint8_t next = at + i < text.size() ? static_cast<uint8_t>(text[at + i]) : 0;
     if ((next & 0xc0) != 0x80) return kReplacement;
     code = code << 6 | (next & 0x3fu);
-    ++at;
   }
   constexpr uint32_t kLeast[] = {0, 0x80, 0x800, 0x10000};
-  const bool well_formed = code >= kLeast[more] && code <= 0x10ffff && !IsSurrogate(code);
-  return well_formed ? code : kReplacement;
+  if (code < kLeast[more] || code > 0x10ffff || IsSurrogate(code)) return kReplacement;
+  at += more;
+  return code;
 }
 
 }  // namespace
