@@ -12,7 +12,9 @@
 #include <functional>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "base/log.h"
+#include "base/mutex.h"
 #include "vsp/network/net_backend.h"
 #include "vsp/network/offload.h"
 
@@ -46,6 +48,11 @@ absl::Status AttachQueue(int fd, bool attach) {
   request.ifr_flags = attach ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE;
   if (ioctl(fd, TUNSETQUEUE, &request) == 0) return absl::OkStatus();
   return SystemError(attach ? "attaching a TAP's queue" : "detaching a TAP's queue");
+}
+
+bool IsAttached(int fd) {
+  ifreq request{};
+  return ioctl(fd, TUNGETIFF, &request) == 0 && (request.ifr_flags & IFF_DETACH_QUEUE) == 0;
 }
 
 class TapQueue final : public NetQueue {
@@ -196,12 +203,8 @@ class TapBackend final : public NetBackend {
   // attached later the kernel reads it again, from here: it has to stay.
   void SetFilter(const ReceiveFilter& filter) override {
     std::vector<sock_filter> code = CompileFilter(filter);
-    sock_fprog program{.len = static_cast<uint16_t>(code.size()), .filter = code.data()};
-    if (ioctl(queues_[0].get(), TUNATTACHFILTER, &program) != 0) {
-      LogLimited("network: the TAP does not take its filter: " + std::string(strerror(errno)));
-      return;
-    }
-    code_.swap(code);
+    MutexLock lock(mutex_);
+    if (UseFilter(code)) code_.swap(code);
   }
   [[nodiscard]] const NetProperties& properties() const override { return properties_; }
   [[nodiscard]] std::vector<int> files(uint32_t index) const override {
@@ -213,13 +216,36 @@ class TapBackend final : public NetBackend {
   absl::StatusOr<std::unique_ptr<NetQueue>> OpenQueue(FrameOwner& owner, IoRing& ring,
                                                       uint32_t index, int first) override {
     // The first queue always stays: frames that come while the guest starts have a place to wait.
-    if (index > 0) RETURN_IF_ERROR(AttachQueue(queues_[index].get(), true));
+    if (index > 0) RETURN_IF_ERROR(Attach(queues_[index].get()));
     return std::make_unique<TapQueue>(owner, ring, first, queues_[index].get(), index > 0);
   }
 
  private:
+  bool UseFilter(std::vector<sock_filter>& code) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    sock_fprog program{.len = static_cast<uint16_t>(code.size()), .filter = code.data()};
+    if (ioctl(queues_[0].get(), TUNATTACHFILTER, &program) == 0) return true;
+    LogLimited("network: the TAP does not take its filter: " + std::string(strerror(errno)));
+    return false;
+  }
+  // Linux (6.1 for one) gives a queue that comes back to a TAP with a filter that filter, and then
+  // reports success without attaching it (docs/quirks.md). It attaches where the TAP has no filter.
+  // So the device forgets its own for a moment, by being given one that cannot be; what each queue
+  // has stays in force, and no frame gets in unseen.
+  absl::Status Attach(int fd) {
+    MutexLock lock(mutex_);
+    RETURN_IF_ERROR(AttachQueue(fd, true));
+    if (IsAttached(fd)) return absl::OkStatus();
+    sock_fprog impossible{.len = 1, .filter = nullptr};
+    static_cast<void>(ioctl(queues_[0].get(), TUNATTACHFILTER, &impossible));
+    const absl::Status attached = AttachQueue(fd, true);
+    UseFilter(code_);
+    if (!attached.ok() || IsAttached(fd)) return attached;
+    return Internal("attaching a TAP's queue: it stays detached");
+  }
+
   std::vector<UniqueFd> queues_;
-  std::vector<sock_filter> code_;
+  Mutex mutex_;
+  std::vector<sock_filter> code_ ABSL_GUARDED_BY(mutex_);
   NetProperties properties_;
 };
 
