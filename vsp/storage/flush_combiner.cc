@@ -45,7 +45,7 @@ int FlushCombiner::Run(const std::function<int()>& flush) {
   {
     MutexLock lock(mutex_);
     ++blocked_;
-    mutex_.Await([this] { return !running_; });
+    mutex_.Await([this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !running_; });
     --blocked_;
     if (failed_ != 0) return failed_;
     running_ = true;
