@@ -25,7 +25,7 @@ hv::Message Synic::MakeMessage(uint32_t type, std::span<const std::byte> payload
   hv::Message message{};
   message.type = type;
   message.payload_size = static_cast<uint8_t>(payload.size());
-  std::memcpy(message.payload, payload.data(), payload.size());
+  if (!payload.empty()) std::memcpy(message.payload, payload.data(), payload.size());
   return message;
 }
 

@@ -26,7 +26,7 @@ constexpr uint32_t kAnswerMs = 35'000;                         // Linux gives it
 std::vector<uint8_t> ToUtf16(std::string_view text) {
   const std::vector<std::byte> wide = Utf16FromUtf8(text);
   std::vector<uint8_t> out(wide.size() + sizeof(char16_t));
-  std::memcpy(out.data(), wide.data(), wide.size());
+  if (!wide.empty()) std::memcpy(out.data(), wide.data(), wide.size());
   return out;
 }
 
