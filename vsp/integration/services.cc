@@ -54,7 +54,8 @@ void HeartbeatService::OnReady(Version) {
 
 void HeartbeatService::SetPaused(bool paused) {
   paused_ = paused;
-  if (answered_ns_ != 0) answered_ns_ = MonotonicNs();
+  // It has as long as ever to answer once it goes on.
+  if (!paused && answered_ns_ != 0) answered_ns_ = MonotonicNs();
 }
 
 void HeartbeatService::Beat() {
@@ -76,7 +77,7 @@ void HeartbeatService::OnUnsolicited(std::span<const std::byte> body) {
 
 HeartbeatService::State HeartbeatService::state() const {
   if (!ready() || answered_ns_ == 0) return State::kNoContact;
-  return !paused_ && MonotonicNs() - answered_ns_ > kLostAfterNs ? State::kLost : State::kOk;
+  return MonotonicNs() - answered_ns_ > kLostAfterNs ? State::kLost : State::kOk;
 }
 
 const char* HeartbeatService::state_name() const {
