@@ -1,5 +1,5 @@
 // UTF-16 (little-endian, as guests and disk formats carry it) and UTF-8. What is not well-formed
-// becomes U+FFFD; nothing else is changed or left out. Any thread.
+// becomes U+FFFD. Any thread.
 #ifndef PARTITA_BASE_UTF16_H_
 #define PARTITA_BASE_UTF16_H_
 
