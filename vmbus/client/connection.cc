@@ -30,6 +30,11 @@ void Connection::Handle() {
   if (TypeOf(message_) == kOfferChannel && offer_count_ < kMaxOffers) {
     std::memcpy(&offers_[offer_count_++], message_, sizeof(Offer));
   }
+  if (TypeOf(message_) == kRescindChannelOffer && rescinded_count_ < kMaxOffers) {
+    RelidMessage rescind;
+    std::memcpy(&rescind, message_, sizeof(rescind));
+    rescinded_[rescinded_count_++] = rescind.relid;
+  }
 }
 
 Result Connection::AwaitMessage(MessageType type) {
@@ -158,11 +163,39 @@ void Connection::Close(uint32_t relid) {
   static_cast<void>(Post(&request, sizeof(request)));
 }
 
+uint32_t Connection::AwaitRescind() {
+  while (rescinded_count_ == 0) {
+    if (transport_.Receive(message_)) {
+      Handle();
+    } else if (!transport_.Wait()) {
+      return 0;
+    }
+  }
+  const uint32_t relid = rescinded_[0];
+  for (size_t i = 1; i < rescinded_count_; ++i) rescinded_[i - 1] = rescinded_[i];
+  --rescinded_count_;
+  return relid;
+}
+
+Result Connection::Release(uint32_t relid) {
+  for (size_t i = 0; i < offer_count_; ++i) {
+    if (offers_[i].relid == relid) {
+      for (size_t next = i + 1; next < offer_count_; ++next) offers_[next - 1] = offers_[next];
+      --offer_count_;
+      break;
+    }
+  }
+  RelidMessage released{};
+  released.header.type = kRelidReleased;
+  released.relid = relid;
+  return Post(&released, sizeof(released));
+}
+
 Result Connection::Unload() {
   Header request{};
   request.type = kUnload;
   if (const Result result = Post(&request, sizeof(request)); result != Result::kOk) return result;
-  offer_count_ = 0;
+  offer_count_ = rescinded_count_ = 0;
   return AwaitMessage(kUnloadResponse);
 }
 

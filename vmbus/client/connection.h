@@ -61,6 +61,11 @@ class Connection {
   [[nodiscard]] Result Open(const Offer& offer, uint32_t gpadl, uint32_t send_pages,
                             uint32_t target_vp);
   void Close(uint32_t relid);
+  // Waits until the parent takes an offer back (also one it took back while something else was
+  // waited for); each is told once. 0: nothing came.
+  [[nodiscard]] uint32_t AwaitRescind();
+  // Lets go of an offer that was taken back; the parent may use its relid for another one.
+  [[nodiscard]] Result Release(uint32_t relid);
   [[nodiscard]] Result Unload();
 
  private:
@@ -75,6 +80,8 @@ class Connection {
   uint32_t next_gpadl_ = 0xE1E10;
   Offer offers_[kMaxOffers];
   size_t offer_count_ = 0;
+  uint32_t rescinded_[kMaxOffers];  // oldest first
+  size_t rescinded_count_ = 0;
   alignas(8) std::byte message_[kMaxMessage];
 };
 

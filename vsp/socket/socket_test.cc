@@ -109,14 +109,12 @@ class SocketTest : public testing::Test {
   }
   // The host took its offer back; the guest answers that, and the place is free.
   void ExpectRescind(bool open = true) {
-    ASSERT_TRUE(AwaitRescind());
+    const uint32_t rescinded = connection.AwaitRescind();
+    ASSERT_NE(rescinded, 0u);
     if (open) {
       ASSERT_EQ(channel.Close(connection), Result::kOk);
     }
-    vmbus::RelidMessage released{};
-    released.header.type = vmbus::kRelidReleased;
-    released.relid = rescinded;
-    ASSERT_EQ(transport.Post(vmbus::kMessageConnection5, &released, sizeof(released)), 0);
+    ASSERT_EQ(connection.Release(rescinded), Result::kOk);
     size_t left = 1;
     for (int i = 0; i < 5000 && left != 0; ++i) {
       partition.OnControl([&] { left = hub->connections(); });
@@ -124,20 +122,6 @@ class SocketTest : public testing::Test {
     }
     EXPECT_EQ(left, 0u);
   }
-  bool AwaitRescind() {
-    std::byte message[vmbus::kMaxMessage];
-    do {
-      while (transport.Receive(message)) {
-        vmbus::RelidMessage rescind{};
-        std::memcpy(&rescind, message, sizeof(rescind));
-        if (rescind.header.type != vmbus::kRescindChannelOffer) continue;
-        rescinded = rescind.relid;
-        return true;
-      }
-    } while (transport.Wait());
-    return false;
-  }
-  uint32_t rescinded = 0;
   uint64_t Stat(const std::string& name) {
     StatSink sink;
     hub->DescribeTo(sink);
