@@ -324,6 +324,7 @@ void DynamicMemory::Add(uint64_t pages) {
   added_pages_ += pages;
   doing_ = Doing::kAdding;
   adding_pages_ = pages;
+  adding_for_pages_ = target_pages_;
   const uint64_t body[] = {Pack(gpa >> kPageShift, pages), Pack(gpa >> kPageShift, pages)};
   if (!Send(kHotAdd, std::as_bytes(std::span(body)))) return Finish(NotRead());
   Watch();
@@ -338,6 +339,8 @@ void DynamicMemory::OnAdded(std::span<const std::byte> body) {
     return Finish(FailedPrecondition("the guest took " + std::to_string(pages >> 8) + " of " +
                                      std::to_string(adding_pages_ >> 8) + " MiB"));
   }
+  // Another target may have been set while the guest made up its mind.
+  if (adding_for_pages_ != target_pages_) return Continue();
   Finish(absl::OkStatus());
 }
 

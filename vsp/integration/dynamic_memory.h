@@ -85,6 +85,7 @@ class DynamicMemory : public MessageChannel {
   std::function<void(absl::StatusOr<uint64_t>)> done_;
   std::map<uint64_t, uint64_t> ballooned_;  // first page -> count
   uint64_t ballooned_pages_ = 0, added_pages_ = 0, adding_pages_ = 0;
+  uint64_t adding_for_pages_ = 0;  // the target when the block under way was added
   // The guest's answer.
   uint64_t asked_pages_ = 0;    // that it may still offer
   std::vector<Range> offered_;  // not looked at yet
