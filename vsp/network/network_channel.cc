@@ -177,28 +177,27 @@ void NetworkChannel::Wait(bool gather_frames) {
 }
 
 void NetworkChannel::Refresh() {
-  const uint32_t generation = adapter_.generation();
-  if (generation == seen_generation_) return;
-  seen_generation_ = generation;
-  const ReceiveFilter filter = adapter_.filter();
+  if (adapter_.generation() == seen_generation_) return;
+  NetworkVsp::Flow flow = adapter_.flow();
+  seen_generation_ = flow.generation;
   // Frames may no longer be written where a read is posted for them.
-  if (filter_.open && !filter.open) queue_->CancelReceives();
-  filter_ = filter;
-  auto session = adapter_.session();
-  if (session != session_) {
+  if (filter_.open && !flow.filter.open) queue_->CancelReceives();
+  filter_ = flow.filter;
+  if (flow.session != session_) {
     if (session_ != nullptr) queue_->CancelReceives();
     if (session_ != nullptr && frames_in_flight_ > 0) leaving_.push_back(std::move(session_));
-    session_ = std::move(session);
+    session_ = std::move(flow.session);
     LeaveOldSessions();
     free_sections_.clear();
     control_waiting_.clear();
   }
-  if (coalesced_ != adapter_.coalesced() && !std::exchange(switching_, true)) {
+  wants_coalesced_ = flow.coalesced;
+  if (coalesced_ != wants_coalesced_ && !std::exchange(switching_, true)) {
     queue_->CancelReceives();
   }
-  if (primary() && told_link_ != adapter_.link_up() && session_ != nullptr &&
+  if (primary() && told_link_ != flow.link_up && session_ != nullptr &&
       control_.settings().initialized) {
-    told_link_ = !told_link_;
+    told_link_ = flow.link_up;
     control_.SetLink(told_link_);
     DeliverControl(RndisControl::LinkIndication(told_link_));
   }
@@ -222,7 +221,7 @@ bool NetworkChannel::SettleCoalescing() {
   if (!switching_) return true;
   if (slots_out_ > 0) return false;
   switching_ = false;
-  coalesced_ = adapter_.coalesced();
+  coalesced_ = wants_coalesced_;
   queue_->SetCoalesced(coalesced_);
   return true;
 }
@@ -641,9 +640,9 @@ void NetworkChannel::FinishPacket(Outgoing& packet) {
 // --- to the guest ---
 
 bool NetworkChannel::Wants(std::span<const std::byte> head) {
-  // A change that this loop has yet to look at counts already.
-  if (adapter_.generation() != seen_generation_) filter_ = adapter_.filter();
-  switch (CheckIncoming(filter_, head)) {
+  // A change that this loop has yet to act on counts already.
+  const bool seen = adapter_.generation() == seen_generation_;
+  switch (CheckIncoming(seen ? filter_ : adapter_.flow().filter, head)) {
     case IncomingVerdict::kTake:
       return true;
     case IncomingVerdict::kUnwanted:

@@ -153,7 +153,7 @@ class NetworkChannel final : public FrameOwner {
   std::vector<std::shared_ptr<const Session>> leaving_;  // frames on their way out may lie there
   ReceiveFilter filter_;
   uint32_t seen_generation_ = 0;
-  bool coalesced_ = false;
+  bool coalesced_ = false, wants_coalesced_ = false;
   bool switching_ = false;  // reads for the other kind of frames are being taken back
 
   std::vector<iovec> stream_;

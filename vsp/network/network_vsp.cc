@@ -49,7 +49,7 @@ NetworkVsp::NetworkVsp(Options options, std::unique_ptr<NetBackend> backend)
       own_(options_.mac) {
   backend_->OnDown([this](const std::string& why) { OnWireGone(why); });
   MutexLock lock(mutex_);
-  UpdateFilter();  // the link is up: nothing gets in without a filter
+  Changed();  // the link is up: nothing gets in without a filter
 }
 
 NetworkVsp::~NetworkVsp() {
@@ -146,41 +146,29 @@ void NetworkVsp::FindGpadl(uint32_t relid, uint32_t handle,
   server_->FindGpadl(relid, handle, std::move(found));
 }
 
-std::shared_ptr<const Session> NetworkVsp::session() {
+NetworkVsp::Flow NetworkVsp::flow() {
   MutexLock lock(mutex_);
-  return session_;
+  return {.generation = generation_.load(),
+          .link_up = link_up(),
+          .coalesced = coalesced_,
+          .filter = filter_,
+          .session = session_};
 }
 
 void NetworkVsp::SetSession(std::shared_ptr<const Session> session) {
-  {
-    MutexLock lock(mutex_);
-    if (session_ == session) return;
-    session_ = std::move(session);
-  }
-  WakeAll();
-}
-
-ReceiveFilter NetworkVsp::filter() {
   MutexLock lock(mutex_);
-  return filter_;
+  if (session_ == session) return;
+  session_.swap(session);  // the old one ends after the lock
+  Changed();
 }
 
 void NetworkVsp::SetFlow(uint32_t packet_filter, bool coalesced, const MacAddress& own) {
-  {
-    MutexLock lock(mutex_);
-    const bool same = packet_filter_ == packet_filter && own_ == own;
-    if (coalesced_.exchange(coalesced) == coalesced && same) return;
-    packet_filter_ = packet_filter;
-    own_ = own;
-    UpdateFilter();
-  }
-  WakeAll();
-}
-
-void NetworkVsp::UpdateFilter() {
-  const ReceiveFilter wanted =
-      MakeReceiveFilter(options_.port, own_, options_.vlan, packet_filter_, link_up());
-  if (std::exchange(filter_, wanted) != wanted) backend_->SetFilter(wanted);
+  MutexLock lock(mutex_);
+  const bool same = packet_filter_ == packet_filter && own_ == own;
+  if (std::exchange(coalesced_, coalesced) == coalesced && same) return;
+  packet_filter_ = packet_filter;
+  own_ = own;
+  Changed();
 }
 
 void NetworkVsp::OnWireGone(const std::string& why) {
@@ -192,20 +180,19 @@ void NetworkVsp::OnWireGone(const std::string& why) {
   if (options_.notice) options_.notice(options_.name + ": " + why + "; its link is down");
 }
 
-void NetworkVsp::WakeAll() {
-  generation_.fetch_add(1);
+void NetworkVsp::SetLink(bool up) {
   MutexLock lock(mutex_);
-  for (const auto& [relid, channel] : channels_) channel->Wake();
+  up = up && !wire_gone_;
+  if (link_up_.exchange(up) == up) return;
+  Changed();
 }
 
-void NetworkVsp::SetLink(bool up) {
-  {
-    MutexLock lock(mutex_);
-    up = up && !wire_gone_;
-    if (link_up_.exchange(up) == up) return;
-    UpdateFilter();
-  }
-  WakeAll();
+void NetworkVsp::Changed() {
+  const ReceiveFilter wanted =
+      MakeReceiveFilter(options_.port, own_, options_.vlan, packet_filter_, link_up());
+  if (std::exchange(filter_, wanted) != wanted) backend_->SetFilter(wanted);
+  generation_.fetch_add(1);
+  for (const auto& [relid, channel] : channels_) channel->Wake();
 }
 
 void NetworkVsp::DescribeTo(StatSink& sink) const { counters_.DescribeTo(sink); }

@@ -91,29 +91,36 @@ class NetworkVsp : public vmbus::ChannelDevice {
   // Calls `found` on the control thread.
   void FindGpadl(uint32_t relid, uint32_t handle,
                  std::function<void(std::shared_ptr<const vmbus::Gpadl>)> found);
-  [[nodiscard]] std::shared_ptr<const Session> session();
-  // Counts changes of what channels have to look at again.
+  // What channels go by. One look at all of it: a guest that has been told of its link must not
+  // have its frames judged by the filter of before.
+  struct Flow {
+    uint32_t generation = 0;
+    bool link_up = true, coalesced = false;
+    ReceiveFilter filter;
+    std::shared_ptr<const Session> session;
+  };
+  [[nodiscard]] Flow flow();
+  // That of the newest Flow; without a lock, to see whether there is another one.
   [[nodiscard]] uint32_t generation() const { return generation_.load(); }
   void SetSession(std::shared_ptr<const Session> session);
   // What the guest wants: its packet filter (0: no frames), large frames, its address.
   void SetFlow(uint32_t packet_filter, bool coalesced, const MacAddress& own);
   void StopFlow() { SetFlow(0, false, options_.mac); }
-  [[nodiscard]] ReceiveFilter filter();
-  [[nodiscard]] bool coalesced() const { return coalesced_.load(std::memory_order_relaxed); }
   [[nodiscard]] bool link_up() const { return link_up_.load(std::memory_order_relaxed); }
 
   void DescribeTo(StatSink& sink) const;
 
  private:
-  void WakeAll();
+  // Publishes a new Flow and wakes the loops.
+  void Changed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   const Options options_;
   const std::unique_ptr<NetBackend> backend_;
   vmbus::VmbusServer* server_ = nullptr;
   void OnWireGone(const std::string& why);
-  void UpdateFilter() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::atomic<bool> coalesced_ = false, link_up_ = true;
-  std::atomic<uint32_t> generation_ = 1;
   Mutex mutex_;
+  std::atomic<bool> link_up_ = true;      // written under mutex_
+  std::atomic<uint32_t> generation_ = 1;  // written under mutex_
+  bool coalesced_ ABSL_GUARDED_BY(mutex_) = false;
   uint32_t packet_filter_ ABSL_GUARDED_BY(mutex_);
   MacAddress own_ ABSL_GUARDED_BY(mutex_);
   bool wire_gone_ ABSL_GUARDED_BY(mutex_) = false;
