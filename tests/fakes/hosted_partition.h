@@ -152,6 +152,11 @@ class HostedPartition : public Interrupt, public Doorbell {
     MutexLock lock(mutex_);
     message_limit_ = limit;
   }
+  // That the guest has not received yet.
+  [[nodiscard]] size_t messages() {
+    MutexLock lock(mutex_);
+    return messages_.size();
+  }
   [[nodiscard]] uint64_t Events(uint32_t relid) {
     MutexLock lock(mutex_);
     return events_[relid];

@@ -286,6 +286,20 @@ TEST_F(SlowMemoryTest, AnAddThatIsAnsweredLateKeepsItsAddress) {
   ExpectAssigned(320 * kMib);
 }
 
+// A target set while the guest has not answered for the last one is gone for afterwards.
+TEST_F(MemoryTest, ATargetSetDuringAnAdd) {
+  Start();
+  Target(192);
+  Receive();
+  Target(320);
+  EXPECT_EQ(added.first, 1ull << 32);
+  SendWords(11 | 16 << 16, 5, 32768, 1);
+  Receive();
+  SendWords(11 | 16 << 16, 6, 32768, 1);
+  EXPECT_EQ(*Result(), 320 * kMib);
+  EXPECT_EQ(added.first, (1ull << 32) + 128 * kMib);
+}
+
 // More ranges than one message holds: none is lost to a full ring.
 TEST_F(MemoryTest, EverythingThatIsRefusedIsGivenBack) {
   Start();

@@ -296,5 +296,19 @@ TEST_F(SocketTest, AGuestThatClosesTheChannelLeavesNothingBehind) {
   ExpectRescind(false);
 }
 
+// The guest's client reads it among the answers it waits for; it is not lost by that.
+TEST_F(SocketTest, ARescindBeforeAnotherAnswerIsKept) {
+  UniqueFd fd = ConnectToGuest(93);
+  Open(ServiceOfPort(93));
+  EXPECT_EQ(Line(fd), "OK 93");
+  fd.Reset();
+  EXPECT_TRUE(Receive().empty());
+  Send({}, 0);
+  while (partition.messages() == 0) usleep(1000);
+  ASSERT_EQ(channel.Close(connection), Result::kOk);
+  EXPECT_EQ(partition.messages(), 0u);
+  ExpectRescind(false);
+}
+
 }  // namespace
 }  // namespace partita::socket
