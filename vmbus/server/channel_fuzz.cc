@@ -37,8 +37,7 @@ class Answers : public ChannelActions {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Answers answers;
   ChannelStateMachine::Limits limits;
-  limits.max_gpadls = 64;
-  limits.max_gpadl_pages = 4096;
+  limits.gpadls = {.gpadls = 64, .pages = 4096};
   ChannelStateMachine machine(limits, answers);
   const uint32_t relid = machine.AddChannel({.type = kScsiClass});
   auto settle = [&] {

@@ -21,10 +21,6 @@ bool SupportedVersion(uint32_t version, uint32_t ceiling) {
          std::find(std::begin(kKnown), std::end(kKnown), version) != std::end(kKnown);
 }
 
-size_t PageCount(uint32_t offset, uint32_t bytes) {
-  return (uint64_t{offset} + bytes + kRingPage - 1) / kRingPage;
-}
-
 }  // namespace
 
 // The catalogue of messages. Direction is data: a message only the host may send has no handler
@@ -132,9 +128,7 @@ void ChannelStateMachine::ContinueDisconnect() {
   for (const auto& [relid, channel] : channels_) {
     if (channel.state != State::kClosed) return;
   }
-  gpadls_.clear();
-  collecting_.clear();
-  gpadl_pages_ = 0;
+  gpadls_.Clear();
   std::vector<uint32_t> gone;
   for (auto& [relid, channel] : channels_) {
     channel.offered = false;
@@ -289,13 +283,13 @@ void ChannelStateMachine::HandleRelidReleased(std::span<const std::byte> message
 }
 
 void ChannelStateMachine::Release(uint32_t relid, Channel& channel) {
-  EraseGpadlsOf(relid);
+  gpadls_.EraseOf(relid);
   if (channel.rescinded || channel.removing || channel.primary != 0) return EraseChannel(relid);
   channel.offered = false;  // the guest gave up an offer of a device that still exists
 }
 
 void ChannelStateMachine::EraseChannel(uint32_t relid) {
-  EraseGpadlsOf(relid);
+  gpadls_.EraseOf(relid);
   const uint32_t primary = channels_.at(relid).primary;
   channels_.erase(relid);
   actions_.Removed(relid);
@@ -404,11 +398,7 @@ void ChannelStateMachine::OnClosed(uint32_t relid) {
 
 void ChannelStateMachine::FinishClose(uint32_t relid, Channel& channel) {
   if (connection_ == Connection::kDisconnecting) return ContinueDisconnect();
-  std::vector<GpadlKey> torn;
-  for (const auto& [key, entry] : gpadls_) {
-    if (key.first == relid && entry.teardown_requested && entry.users == 0) torn.push_back(key);
-  }
-  for (const GpadlKey& key : torn) SendTorndown(key);
+  for (const GpadlTable::Key& key : gpadls_.Due(relid)) SendTorndown(key);
   // They do not outlive their primary; the guest asks for new ones next time.
   if (channel.primary == 0) DropSubChannels(relid);
   if (std::exchange(channel.release_after_close, false)) return Release(relid, channel);
@@ -451,152 +441,81 @@ size_t ChannelStateMachine::open_channels() const {
 
 // --- GPADLs ---
 
-std::shared_ptr<const Gpadl> ChannelStateMachine::FindGpadl(uint32_t relid, uint32_t handle) const {
-  const auto it = gpadls_.find({relid, handle});
-  return it == gpadls_.end() || !it->second.complete ? nullptr : it->second.gpadl;
-}
-
-uint64_t ChannelStateMachine::LendGpadl(uint32_t relid, uint32_t handle) {
-  const auto it = gpadls_.find({relid, handle});
-  if (it == gpadls_.end() || !it->second.complete || it->second.teardown_requested) return 0;
-  if (it->second.loan == 0) it->second.loan = ++loans_;
-  ++it->second.users;
-  return it->second.loan;
-}
-
 void ChannelStateMachine::GpadlReturned(uint32_t relid, uint32_t handle, uint64_t loan) {
-  const GpadlKey key = {relid, handle};
-  const auto it = gpadls_.find(key);
-  // It may have gone with its channel or connection, and another have its handle.
-  if (it == gpadls_.end() || it->second.loan != loan) return;
-  --it->second.users;
-  if (it->second.users == 0 && it->second.teardown_requested && connected() && !RingInUse(key)) {
-    SendTorndown(key);
-  }
+  const GpadlTable::Key key = {relid, handle};
+  if (gpadls_.Return(key, loan) && connected() && !RingInUse(key)) SendTorndown(key);
 }
 
-std::vector<uint64_t> ChannelStateMachine::SharedPages() const {
-  std::vector<uint64_t> pages;
-  pages.reserve(gpadl_pages_);
-  for (const auto& [key, entry] : gpadls_) {
-    pages.insert(pages.end(), entry.gpadl->pfns.begin(), entry.gpadl->pfns.end());
-  }
-  std::sort(pages.begin(), pages.end());
-  return pages;
-}
-
-bool ChannelStateMachine::RingInUse(const GpadlKey& key) const {
-  const auto it = channels_.find(key.first);
+bool ChannelStateMachine::RingInUse(const GpadlTable::Key& key) const {
+  const auto it = channels_.find(key.relid);
   if (it == channels_.end() || it->second.state == State::kClosed) return false;
-  return it->second.ring_gpadl == key.second;
+  return it->second.ring_gpadl == key.handle;
 }
 
-void ChannelStateMachine::SendGpadlCreated(const GpadlKey& key, uint32_t status) {
+void ChannelStateMachine::SendGpadlCreated(const GpadlTable::Key& key, uint32_t status) {
   GpadlCreated created{};
   created.header.type = kGpadlCreated;
-  created.relid = key.first;
-  created.gpadl = key.second;
+  created.relid = key.relid;
+  created.gpadl = key.handle;
   created.status = status;
   Send(created);
 }
 
+void ChannelStateMachine::AnswerGpadl(const GpadlTable::Key& key, GpadlTable::Added result) {
+  switch (result) {
+    case GpadlTable::Added::kMore:
+      return;
+    case GpadlTable::Added::kComplete:
+      return SendGpadlCreated(key, kStatusSuccess);
+    case GpadlTable::Added::kInvalid:
+      counters_.bad_gpadl.Add();
+      return SendGpadlCreated(key, kStatusInvalidParameter);
+    case GpadlTable::Added::kOverLimit:
+      counters_.over_limit.Add();
+      return SendGpadlCreated(key, kStatusInsufficientResources);
+  }
+}
+
 void ChannelStateMachine::HandleGpadlHeader(std::span<const std::byte> message) {
   const auto header = As<GpadlHeader>(message);
-  const GpadlKey key = {header.relid, header.gpadl};
+  const GpadlTable::Key key = {header.relid, header.gpadl};
   const Channel* channel = FindChannel(header.relid);
   if (channel == nullptr || !channel->offered) {
     counters_.bad_relid.Add();
     return SendGpadlCreated(key, kStatusInvalidParameter);
   }
-  const size_t pages = PageCount(header.byte_offset, header.byte_count);
-  const bool valid = header.range_count == 1 && header.byte_count != 0 &&
-                     header.byte_offset < kRingPage && !gpadls_.contains(key) &&
-                     !collecting_.contains(header.gpadl) &&
-                     header.range_buffer_length == 8 + 8 * (pages & 0x1FFF) && pages <= 0x1FFE;
-  if (!valid) {
-    counters_.bad_gpadl.Add();
-    return SendGpadlCreated(key, kStatusInvalidParameter);
-  }
-  if (gpadls_.size() >= limits_.max_gpadls || pages > limits_.max_gpadl_pages - gpadl_pages_) {
-    counters_.over_limit.Add();
-    return SendGpadlCreated(key, kStatusInsufficientResources);
-  }
-  GpadlEntry& entry = gpadls_[key];
-  entry.gpadl = std::make_shared<Gpadl>();
-  entry.gpadl->byte_count = header.byte_count;
-  entry.gpadl->byte_offset = header.byte_offset;
-  entry.gpadl->pfns.reserve(pages);
-  entry.expected = pages;
-  gpadl_pages_ += pages;
-  collecting_[header.gpadl] = key;
-  AppendPfns(key, entry, message.subspan(sizeof(GpadlHeader)));
+  AnswerGpadl(key, gpadls_.Begin(header, message.subspan(sizeof(GpadlHeader))));
 }
 
 void ChannelStateMachine::HandleGpadlBody(std::span<const std::byte> message) {
-  const auto it = collecting_.find(As<GpadlBody>(message).gpadl);
-  if (it == collecting_.end()) return counters_.bad_gpadl.Add();
-  const GpadlKey key = it->second;
-  AppendPfns(key, gpadls_.at(key), message.subspan(sizeof(GpadlBody)));
-}
-
-void ChannelStateMachine::AppendPfns(const GpadlKey& key, GpadlEntry& entry,
-                                     std::span<const std::byte> pfns) {
-  auto& list = entry.gpadl->pfns;
-  while (pfns.size() >= sizeof(uint64_t) && list.size() < entry.expected) {
-    list.push_back(As<uint64_t>(pfns));
-    pfns = pfns.subspan(sizeof(uint64_t));
-  }
-  if (list.size() < entry.expected) return;
-  entry.complete = true;
-  collecting_.erase(key.second);
-  SendGpadlCreated(key, kStatusSuccess);
+  const auto piece =
+      gpadls_.Continue(As<GpadlBody>(message).gpadl, message.subspan(sizeof(GpadlBody)));
+  // A body names no channel, so there is nobody to answer.
+  if (piece.result == GpadlTable::Added::kInvalid) return counters_.bad_gpadl.Add();
+  AnswerGpadl(piece.key, piece.result);
 }
 
 void ChannelStateMachine::HandleGpadlTeardown(std::span<const std::byte> message) {
   const auto request = As<GpadlTeardown>(message);
-  const GpadlKey key = {request.relid, request.gpadl};
-  const auto it = gpadls_.find(key);
-  if (it == gpadls_.end()) {
+  const GpadlTable::Key key = {request.relid, request.gpadl};
+  if (!gpadls_.Contains(key)) {
     counters_.bad_gpadl.Add();
     return SendTorndown(key);  // the guest waits without a time-out
   }
-  if (RingInUse(key)) {
-    // While closing this is the ordinary order; on an open channel it is a violation.
-    if (channels_.at(key.first).state != State::kClosing) return counters_.wrong_state.Add();
-    it->second.teardown_requested = true;
-    return;
-  }
+  const bool ring = RingInUse(key);
+  // While closing this is the ordinary order; on an open channel it is a violation.
+  if (ring && channels_.at(key.relid).state != State::kClosing) return counters_.wrong_state.Add();
   // A guest below VMBus 4.0 gives its buffers up first and closes then: reads into them may still
   // be on their way back.
-  if (it->second.users > 0) {
-    it->second.teardown_requested = true;
-    return;
-  }
-  SendTorndown(key);
+  if (gpadls_.WantBack(key, ring)) SendTorndown(key);
 }
 
-void ChannelStateMachine::SendTorndown(const GpadlKey& key) {
-  EraseGpadl(key);
+void ChannelStateMachine::SendTorndown(const GpadlTable::Key& key) {
+  gpadls_.Erase(key);
   GpadlTorndown torndown{};
   torndown.header.type = kGpadlTorndown;
-  torndown.gpadl = key.second;
+  torndown.gpadl = key.handle;
   Send(torndown);
-}
-
-void ChannelStateMachine::EraseGpadl(const GpadlKey& key) {
-  const auto it = gpadls_.find(key);
-  if (it == gpadls_.end()) return;
-  if (!it->second.complete) collecting_.erase(key.second);
-  gpadl_pages_ -= it->second.expected;
-  gpadls_.erase(it);
-}
-
-void ChannelStateMachine::EraseGpadlsOf(uint32_t relid) {
-  std::vector<GpadlKey> keys;
-  for (const auto& [key, entry] : gpadls_) {
-    if (key.first == relid) keys.push_back(key);
-  }
-  for (const GpadlKey& key : keys) EraseGpadl(key);
 }
 
 void ChannelStateMachine::DescribeTo(StatSink& sink) const {
@@ -609,7 +528,7 @@ void ChannelStateMachine::DescribeTo(StatSink& sink) const {
   sink.Add("vmbus.rejected.relid", counters_.bad_relid);
   sink.Add("vmbus.rejected.gpadl", counters_.bad_gpadl);
   sink.Add("vmbus.rejected.limit", counters_.over_limit);
-  sink.Add("vmbus.gpadl_pages", gpadl_pages_);
+  sink.Add("vmbus.gpadl_pages", gpadls_.pages());
   sink.Add("vmbus.channels", channels_.size());
 }
 

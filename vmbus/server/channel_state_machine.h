@@ -20,15 +20,9 @@
 
 #include "base/counters.h"
 #include "vmbus/protocol/vmbus_protocol.h"
+#include "vmbus/server/gpadl_table.h"
 
 namespace partita::vmbus {
-
-// A complete GPADL: one range of guest pages.
-struct Gpadl {
-  uint32_t byte_count = 0;
-  uint32_t byte_offset = 0;
-  std::vector<uint64_t> pfns;
-};
 
 struct OfferParameters {
   Guid type{};
@@ -69,12 +63,11 @@ class ChannelStateMachine {
  public:
   struct Limits {
     uint32_t max_version = kVersion5_3;
-    size_t max_gpadls = 4096;
-    size_t max_gpadl_pages = 262144;  // of all GPADLs together: 1 GiB described in 2 MiB of memory
+    GpadlTable::Limits gpadls = {};
   };
 
   ChannelStateMachine(Limits limits, ChannelActions& actions)
-      : limits_(limits), actions_(actions) {}
+      : limits_(limits), actions_(actions), gpadls_(limits.gpadls) {}
 
   // A message of the guest, in private memory.
   void OnMessage(std::span<const std::byte> message);
@@ -98,14 +91,17 @@ class ChannelStateMachine {
   [[nodiscard]] bool connected() const { return connection_ == Connection::kConnected; }
   [[nodiscard]] uint32_t version() const { return version_; }
   [[nodiscard]] size_t open_channels() const;
-  [[nodiscard]] std::shared_ptr<const Gpadl> FindGpadl(uint32_t relid, uint32_t handle) const;
+  [[nodiscard]] std::shared_ptr<const Gpadl> FindGpadl(uint32_t relid, uint32_t handle) const {
+    return gpadls_.Find({relid, handle});
+  }
   // A device uses a complete GPADL: its teardown is answered only after GpadlReturned with the same
   // loan. 0: there is no such GPADL.
-  [[nodiscard]] uint64_t LendGpadl(uint32_t relid, uint32_t handle);
+  [[nodiscard]] uint64_t LendGpadl(uint32_t relid, uint32_t handle) {
+    return gpadls_.Lend({relid, handle});
+  }
   void GpadlReturned(uint32_t relid, uint32_t handle, uint64_t loan);
-  [[nodiscard]] size_t gpadl_pages() const { return gpadl_pages_; }
-  // The pages of all GPADLs, in order.
-  [[nodiscard]] std::vector<uint64_t> SharedPages() const;
+  [[nodiscard]] size_t gpadl_pages() const { return gpadls_.pages(); }
+  [[nodiscard]] std::vector<uint64_t> SharedPages() const { return gpadls_.SharedPages(); }
   void DescribeTo(StatSink& sink) const;
 
  private:
@@ -125,15 +121,6 @@ class ChannelStateMachine {
     bool close_after_open = false;      // CLOSECHANNEL came while opening
     std::optional<OpenChannel> reopen;  // OPENCHANNEL came while closing
   };
-  struct GpadlEntry {
-    std::shared_ptr<Gpadl> gpadl;
-    size_t expected = 0;  // pages
-    bool complete = false;
-    bool teardown_requested = false;  // waits for the channel and its device to stop using it
-    uint64_t loan = 0;                // tells it from others that had the same handle
-    uint32_t users = 0;               // loans that are not returned
-  };
-  using GpadlKey = std::pair<uint32_t, uint32_t>;  // relid, handle
   enum class Connection : uint8_t { kDisconnected, kConnected, kDisconnecting };
 
   struct Row;
@@ -157,8 +144,10 @@ class ChannelStateMachine {
   }
   void SendOffer(uint32_t relid, Channel& channel);
   void SendOpenResult(const Channel& channel, uint32_t relid, uint32_t status);
-  void SendGpadlCreated(const GpadlKey& key, uint32_t status);
-  void SendTorndown(const GpadlKey& key);
+  // Answers a GPADL whose last piece this was, or which is refused.
+  void AnswerGpadl(const GpadlTable::Key& key, GpadlTable::Added result);
+  void SendGpadlCreated(const GpadlTable::Key& key, uint32_t status);
+  void SendTorndown(const GpadlTable::Key& key);
   void Rescind(uint32_t relid, Channel& channel);
   void OfferSubChannels(uint32_t primary);
   // A sub-channel whose primary is closed: its device is, too.
@@ -168,16 +157,13 @@ class ChannelStateMachine {
   void StartClose(uint32_t relid, Channel& channel);
   void FinishClose(uint32_t relid, Channel& channel);
   void Release(uint32_t relid, Channel& channel);
-  void AppendPfns(const GpadlKey& key, GpadlEntry& entry, std::span<const std::byte> pfns);
-  void EraseGpadl(const GpadlKey& key);
-  void EraseGpadlsOf(uint32_t relid);
   void EraseChannel(uint32_t relid);
   // Closes everything; then runs what waits for it (an UNLOAD response or a new connection).
   void BeginDisconnect(std::function<void()> then);
   void ContinueDisconnect();
   void Connect(const InitiateContact& contact);
   [[nodiscard]] uint32_t AllocateRelid() const;
-  [[nodiscard]] bool RingInUse(const GpadlKey& key) const;
+  [[nodiscard]] bool RingInUse(const GpadlTable::Key& key) const;
   Channel* FindChannel(uint32_t relid);
 
   const Limits limits_;
@@ -188,10 +174,7 @@ class ChannelStateMachine {
   uint32_t connect_vp_ = 0;
   std::function<void()> after_disconnect_;
   std::map<uint32_t, Channel> channels_;  // by relid
-  std::map<GpadlKey, GpadlEntry> gpadls_;
-  std::map<uint32_t, GpadlKey> collecting_;  // handle -> GPADL whose bodies are still coming
-  size_t gpadl_pages_ = 0;
-  uint64_t loans_ = 0;
+  GpadlTable gpadls_;
   struct {
     Counter messages, unknown, wrong_direction, wrong_size, wrong_version, wrong_state, bad_relid,
         bad_gpadl, over_limit;
