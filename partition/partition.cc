@@ -5,6 +5,7 @@
 
 #include "base/monotonic.h"
 #include "partition/boot/acpi.h"
+#include "partition/boot/entry_state.h"
 #include "partition/hypervisor/cpuid.h"
 #include "partition/machine.h"
 
@@ -125,68 +126,7 @@ absl::Status Partition::Load(BootImage image) {
   ASSIGN_OR_RETURN(image.rsdp, WriteAcpiTables(memory(), {.vp_count = options_.vp_count}));
   RETURN_IF_ERROR(WriteSmbiosTables(memory(), options_.smbios));
   ASSIGN_OR_RETURN(const BootEntry entry, LoadKernel(memory(), image));
-  return SetEntry(entry);
-}
-
-absl::Status Partition::SetEntry(const BootEntry& entry) {
-  const KvmVcpu& vcpu = vps_[0]->vcpu();
-  const bool long_mode = entry.mode == BootEntry::Mode::kLong64;
-  // Selectors 0x10 (code) and 0x18 (data), as the Linux boot protocol asks; PVH is indifferent.
-  constexpr uint64_t kCode64 = 0x00AF9B000000FFFF, kCode32 = 0x00CF9B000000FFFF,
-                     kData = 0x00CF93000000FFFF, kTss = 0x00008B0000000067;
-  const uint64_t gdt[] = {0, 0, long_mode ? kCode64 : kCode32, kData, kTss};
-  if (!memory().Write(machine::kGdt, std::as_bytes(std::span(gdt)))) {
-    return Internal("no room for the boot GDT");
-  }
-  kvm_sregs sregs{};
-  RETURN_IF_ERROR(vcpu.GetSregs(&sregs));
-  kvm_segment code{};
-  code.limit = 0xFFFFFFFF;
-  code.selector = 0x10;
-  code.type = 0xB;
-  code.present = 1;
-  code.s = 1;
-  code.g = 1;
-  code.l = long_mode ? 1 : 0;
-  code.db = long_mode ? 0 : 1;
-  kvm_segment data = code;
-  data.selector = 0x18;
-  data.type = 0x3;
-  data.l = 0;
-  data.db = 1;
-  kvm_segment task{};
-  task.selector = 0x20;
-  task.limit = 0x67;
-  task.type = 0xB;
-  task.present = 1;
-  sregs.cs = code;
-  sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
-  sregs.tr = task;
-  sregs.gdt.base = machine::kGdt;
-  sregs.gdt.limit = sizeof(gdt) - 1;
-  sregs.idt.base = 0;
-  sregs.idt.limit = 0;
-  constexpr uint64_t kProtected = 1, kExtension = 1 << 4, kPaging = 1u << 31, kPae = 1 << 5,
-                     kLongEnable = 1 << 8, kLongActive = 1 << 10;
-  sregs.cr0 = kProtected | kExtension;
-  sregs.cr4 = 0;
-  sregs.efer = 0;
-  if (long_mode) {
-    sregs.cr0 |= kPaging;
-    sregs.cr3 = machine::kPageTables;
-    sregs.cr4 = kPae;
-    sregs.efer = kLongEnable | kLongActive;
-  }
-  RETURN_IF_ERROR(vcpu.SetSregs(sregs));
-  kvm_regs regs{};
-  regs.rflags = 2;
-  regs.rip = entry.rip;
-  if (long_mode) {
-    regs.rsi = entry.argument;
-  } else {
-    regs.rbx = entry.argument;
-  }
-  return vcpu.SetRegs(regs);
+  return SetEntry(vps_[0]->vcpu(), memory(), entry);
 }
 
 absl::Status Partition::Start() {

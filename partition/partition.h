@@ -87,7 +87,6 @@ class Partition : public VpExitHandler {
   // What a processor's firmware would have set.
   static absl::Status SetFirmwareMsrs(const KvmVcpu& vcpu);
   absl::Status StartClock(const KvmVcpu& boot_vcpu);
-  absl::Status SetEntry(const BootEntry& entry);
 
   GuestRam& ram_;
   const PartitionOptions options_;
