@@ -16,7 +16,9 @@
 #include <charconv>
 #include <cstring>
 
+#include "base/log.h"
 #include "tools/control/identity.h"
+#include "tools/partita/frame_limit.h"
 
 extern char** environ;
 
@@ -129,6 +131,13 @@ absl::StatusOr<std::vector<UniqueFd>> OpenQueues(ifreq& request, uint32_t* queue
   return fds;
 }
 
+// A larger one works, and slower: no reason to fail. Who may use a TAP need not be allowed to
+// change it, and its owner has then to do it (docs/networking.md).
+void LimitFramesOf(const std::string& name) {
+  const absl::Status status = LimitFrames(name);
+  if (!status.ok() && status.code() != absl::StatusCode::kPermissionDenied) Log(Message(status));
+}
+
 absl::StatusOr<std::vector<UniqueFd>> OpenTap(const NetOption& option, uint32_t* queues) {
   ASSIGN_OR_RETURN(ifreq request, RequestFor(option.name));
   if (if_nametoindex(option.name.c_str()) == 0) {
@@ -138,7 +147,9 @@ absl::StatusOr<std::vector<UniqueFd>> OpenTap(const NetOption& option, uint32_t*
                  " mode tap multi_queue vnet_hdr makes one; --net bridge=NAME makes "
                  "its own)"));
   }
-  return OpenQueues(request, queues);
+  ASSIGN_OR_RETURN(std::vector<UniqueFd> fds, OpenQueues(request, queues));
+  LimitFramesOf(option.name);
+  return fds;
 }
 
 absl::StatusOr<std::vector<UniqueFd>> OpenOnBridge(const NetOption& option, uint32_t* queues) {
@@ -165,6 +176,7 @@ absl::StatusOr<std::vector<UniqueFd>> OpenOnBridge(const NetOption& option, uint
   if (ioctl(socket.get(), SIOCGIFFLAGS, &request) != 0) return InterfaceError("a new TAP");
   request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
   if (ioctl(socket.get(), SIOCSIFFLAGS, &request) != 0) return InterfaceError("a new TAP");
+  LimitFramesOf(option.name);
   return fds;
 }
 

@@ -24,6 +24,7 @@
 #include "base/status.h"
 #include "tools/control/channel.h"
 #include "tools/control/identity.h"
+#include "tools/partita/frame_limit.h"
 #include "tools/partita/switch_rules.h"
 
 extern char** environ;
@@ -249,6 +250,7 @@ absl::Status Isolate(const SwitchOptions& o) {
 absl::Status Fill(nl_sock* socket, rtnl_link* bridge, const SwitchOptions& o, rtnl_link* outside) {
   RETURN_IF_ERROR(SetMac(socket, bridge, o, outside));
   RETURN_IF_ERROR(Isolate(o));  // before anything can pass
+  RETURN_IF_ERROR(LimitFrames(o.name));
   if (o.type == "internal" || o.type == "nat") {
     RETURN_IF_ERROR(SetAddress(socket, rtnl_link_get_ifindex(bridge), o.address));
   }
