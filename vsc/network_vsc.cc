@@ -20,91 +20,154 @@ std::span<const std::byte> BytesOf(const T& value) {
 
 // One NVSP message on the primary channel; the answer, if one is due, replaces it.
 Result NetworkVsc::Exchange(proto::Nvsp* message, bool answer) {
-  if (primary_.writer().Write(vmbus::kPacketInBand, answer ? vmbus::kCompletionRequested : 0,
-                              kControlTransaction, {}, BytesOf(*message)) != RingStatus::kOk) {
-    return Result::kNoRoom;
+  const RingStatus written =
+      primary_.writer().Write(vmbus::kPacketInBand, answer ? vmbus::kCompletionRequested : 0,
+                              kControlTransaction, {}, BytesOf(*message));
+  if (written != RingStatus::kOk) {
+    return written == RingStatus::kFull ? Result::kNoRoom : Result::kBroken;
   }
   primary_.Commit();
   while (answer) {
     vmbus::Packet packet;
     const RingStatus status = primary_.reader().Next(&packet);
-    if (status == RingStatus::kOk) {
+    if (status == RingStatus::kEmpty) {
       primary_.Commit();
-      if (packet.descriptor.type != vmbus::kPacketCompletion ||
-          packet.descriptor.transaction_id != kControlTransaction ||
-          packet.payload.size() < sizeof(*message)) {
-        continue;
-      }
+      if (!primary_.AwaitPacket()) return Result::kTimedOut;
+      continue;
+    }
+    if (status != RingStatus::kOk) return Result::kBroken;
+    if (packet.descriptor.type == vmbus::kPacketCompletion &&
+        packet.descriptor.transaction_id == kControlTransaction &&
+        packet.payload.size() >= sizeof(*message)) {
       std::memcpy(message, packet.payload.data(), sizeof(*message));
+      primary_.Commit();
       return Result::kOk;
     }
-    if (status != RingStatus::kEmpty) return Result::kRefused;
-    if (!transport_.Wait()) return Result::kTimedOut;
+    Take(primary_, packet, [this](std::byte*, uint32_t) { ++dropped_; });
   }
   return Result::kOk;
 }
 
-Result NetworkVsc::Initialize(const Buffers& buffers) {
-  buffers_ = buffers;
-  proto::Nvsp message{};
-  message.type = proto::kInit;
-  message.body[proto::kInitMinimum] = message.body[proto::kInitMaximum] = proto::kVersion6_1;
-  Result result = Exchange(&message, true);
-  if (result != Result::kOk) return result;
-  if (message.body[proto::kInitStatus] != proto::kNvspSuccess) return Result::kRefused;
-  message = {};
-  message.type = proto::kSendNdisConfig;
-  message.body[proto::kConfigMtu] = 1514;
-  result = Exchange(&message, false);
-  if (result != Result::kOk) return result;
-  message = {};
-  message.type = proto::kSendNdisVersion;
-  message.body[0] = 6;
-  message.body[1] = 0x1E;
-  result = Exchange(&message, false);
-  if (result != Result::kOk) return result;
+Result NetworkVsc::NegotiateVersion() {
+  version_ = 0;
+  for (const uint32_t version : {proto::kVersion6_1, proto::kVersion6, proto::kVersion5,
+                                 proto::kVersion4, proto::kVersion2, proto::kVersion1}) {
+    proto::Nvsp message{};
+    message.type = proto::kInit;
+    message.body[proto::kInitMinimum] = message.body[proto::kInitMaximum] = version;
+    const Result result = Exchange(&message, true);
+    if (result != Result::kOk) return result;
+    if (message.body[proto::kInitStatus] != proto::kNvspSuccess) continue;
+    version_ = version;
+    return Result::kOk;
+  }
+  return Result::kRefused;
+}
 
-  message = {};
+Result NetworkVsc::ShareReceiveBuffer() {
+  Result result =
+      connection_.CreateGpadl(primary_.relid(), buffers_.receive.data(),
+                              buffers_.receive.size() / vmbus::kRingPage, &receive_gpadl_);
+  if (result != Result::kOk) {
+    receive_gpadl_ = 0;
+    return result;
+  }
+  proto::Nvsp message{};
   message.type = proto::kSendReceiveBuffer;
-  result = connection_.CreateGpadl(primary_.relid(), buffers.receive.data(),
-                                   buffers.receive.size() / vmbus::kRingPage,
-                                   &message.body[proto::kBufferGpadl]);
-  if (result != Result::kOk) return result;
+  message.body[proto::kBufferGpadl] = receive_gpadl_;
   message.body[1] = proto::kReceiveBufferId;
   result = Exchange(&message, true);
   if (result != Result::kOk) return result;
-  if (message.body[proto::kReceiveStatus] != proto::kNvspSuccess) return Result::kRefused;
+  const bool taken = message.body[proto::kReceiveStatus] == proto::kNvspSuccess;
+  return taken ? Result::kOk : Result::kRefused;
+}
 
-  message = {};
+Result NetworkVsc::ShareSendBuffer() {
+  Result result = connection_.CreateGpadl(primary_.relid(), buffers_.send.data(),
+                                          buffers_.send.size() / vmbus::kRingPage, &send_gpadl_);
+  if (result != Result::kOk) {
+    send_gpadl_ = 0;
+    return result;
+  }
+  proto::Nvsp message{};
   message.type = proto::kSendSendBuffer;
-  result = connection_.CreateGpadl(primary_.relid(), buffers.send.data(),
-                                   buffers.send.size() / vmbus::kRingPage,
-                                   &message.body[proto::kBufferGpadl]);
-  if (result != Result::kOk) return result;
+  message.body[proto::kBufferGpadl] = send_gpadl_;
   result = Exchange(&message, true);
   if (result != Result::kOk) return result;
+  constexpr uint32_t kSmallestSection = 1600;  // a frame and its header
   section_size_ = message.body[proto::kSendSectionSize];
-  if (message.body[proto::kSendStatus] != proto::kNvspSuccess || section_size_ < 1600) {
+  if (message.body[proto::kSendStatus] != proto::kNvspSuccess || section_size_ < kSmallestSection) {
     return Result::kRefused;
   }
-  for (size_t i = buffers.send.size() / section_size_; i-- > 0;) {
+  for (size_t i = buffers_.send.size() / section_size_; i-- > 0;) {
     if (i < kSendSections) free_[free_count_++] = static_cast<uint16_t>(i);
   }
+  return Result::kOk;
+}
 
+Result NetworkVsc::StartRndis() {
   proto::RndisInitialize initialize{};
   initialize.header = {proto::kRndisInitialize, sizeof(initialize)};
   initialize.request_id = next_request_;
   initialize.major = 1;
   initialize.max_transfer = 0x4000;
   std::memcpy(buffers_.scratch, &initialize, sizeof(initialize));
-  result =
+  Result result =
       Control(sizeof(initialize), proto::kRndisInitialize | proto::kRndisAnswer, next_request_++);
   if (result != Result::kOk) return result;
   size_t length = 0;
   result = Query(proto::kOidPermanentAddress, {}, std::as_writable_bytes(std::span(mac_)), &length);
-  if (result != Result::kOk || length != sizeof(mac_)) return Result::kRefused;
+  if (result != Result::kOk) return result;
+  if (length != sizeof(mac_)) return Result::kRefused;
   const uint32_t everything = 0x2D;  // directed, all multicast, broadcast, promiscuous
   return Set(proto::kOidPacketFilter, BytesOf(everything));
+}
+
+Result NetworkVsc::Initialize(const Buffers& buffers) {
+  buffers_ = buffers;
+  free_count_ = 0;
+  current_ = -1;
+  pending_ = 0;
+  std::memset(frames_, 0, sizeof(frames_));
+  receive_gpadl_ = send_gpadl_ = 0;
+  Result result = NegotiateVersion();
+  if (result != Result::kOk) return result;
+  proto::Nvsp message{};
+  if (version_ >= proto::kVersion2) {
+    message.type = proto::kSendNdisConfig;
+    message.body[proto::kConfigMtu] = 1514;
+    result = Exchange(&message, false);
+    if (result != Result::kOk) return result;
+  }
+  message = {};
+  message.type = proto::kSendNdisVersion;
+  message.body[0] = 6;
+  message.body[1] = version_ >= proto::kVersion5 ? 0x1E : 1;  // as Windows of their times
+  result = Exchange(&message, false);
+  if (result != Result::kOk) return result;
+  result = ShareReceiveBuffer();
+  if (result != Result::kOk) return result;
+  result = ShareSendBuffer();
+  return result == Result::kOk ? StartRndis() : result;
+}
+
+Result NetworkVsc::Close() {
+  const auto revoke = [this](uint32_t type, uint32_t id) {
+    proto::Nvsp message{};
+    message.type = type;
+    message.body[0] = id;
+    static_cast<void>(Exchange(&message, false));  // closing does it as well
+  };
+  if (receive_gpadl_ != 0) revoke(proto::kRevokeReceiveBuffer, proto::kReceiveBufferId);
+  if (send_gpadl_ != 0) revoke(proto::kRevokeSendBuffer, 0);
+  Result result = primary_.Close(connection_);
+  for (uint32_t* gpadl : {&receive_gpadl_, &send_gpadl_}) {
+    if (*gpadl == 0) continue;
+    const Result torn = connection_.TearDownGpadl(primary_.relid(), *gpadl);
+    if (result == Result::kOk) result = torn;
+    *gpadl = 0;
+  }
+  return result;
 }
 
 // Sends the message in the scratch page and waits for the answer with its type and request.
@@ -126,7 +189,7 @@ Result NetworkVsc::Control(size_t length, uint32_t answer_type, uint32_t request
   }
   primary_.Commit();
   while (true) {
-    const bool more = Poll(primary_, [](std::byte*, uint32_t) {});  // frames of before are dropped
+    const bool more = Poll(primary_, [this](std::byte*, uint32_t) { ++dropped_; });
     primary_.Commit();
     if (answer_length_ >= sizeof(proto::RndisSetAnswer)) {
       proto::RndisSetAnswer answer{};
@@ -136,7 +199,7 @@ Result NetworkVsc::Control(size_t length, uint32_t answer_type, uint32_t request
       }
       answer_length_ = 0;
     }
-    if (!more && !transport_.Wait()) return Result::kTimedOut;
+    if (!more && !primary_.AwaitPacket()) return Result::kTimedOut;
   }
 }
 

@@ -1,6 +1,7 @@
 // A network driver for the synthetic adapter: the guest's end of vsp/network. Freestanding. Frames
 // go out through sections of a send buffer, several to a section, and come in through a receive
-// buffer; each channel is driven by one VP. No offloads: frames are whole.
+// buffer; each channel is driven by one VP. No offloads: frames are whole. What waits (Initialize,
+// Query, ..) works on masked rings too; frames that arrive meanwhile are dropped and counted.
 #ifndef PARTITA_VSC_NETWORK_VSC_H_
 #define PARTITA_VSC_NETWORK_VSC_H_
 
@@ -29,8 +30,14 @@ class NetworkVsc {
              vmbus::client::Channel& primary)
       : connection_(connection), transport_(transport), primary_(primary) {}
 
-  // The whole start-up: version, buffers, RNDIS; then frames of every kind are asked for.
+  // The whole start-up: version (the newest that both know), buffers, RNDIS; then frames of every
+  // kind are asked for. After a failure Close gives the buffers back.
   [[nodiscard]] vmbus::client::Result Initialize(const Buffers& buffers);
+  // NVSP version that was agreed on (vmbus::network::kVersion..); 0 before.
+  [[nodiscard]] uint32_t version() const { return version_; }
+  // Takes the buffers back, closes the primary channel and gives its ring and the buffers' GPADLs
+  // up: all memory is the caller's again. Sub-channels are closed before.
+  [[nodiscard]] vmbus::client::Result Close();
   [[nodiscard]] vmbus::client::Result Query(uint32_t oid, std::span<const std::byte> input,
                                             std::span<std::byte> out, size_t* length);
   [[nodiscard]] vmbus::client::Result Set(uint32_t oid, std::span<const std::byte> value);
@@ -51,11 +58,24 @@ class NetworkVsc {
     vmbus::Packet packet;
     const vmbus::RingStatus status = channel.reader().Next(&packet);
     if (status != vmbus::RingStatus::kOk) return false;
+    Take(channel, packet, frame);
+    return true;
+  }
+  [[nodiscard]] uint64_t sent() const { return sent_; }
+  [[nodiscard]] uint64_t refused() const { return refused_; }
+  // Frames that arrived while a call waited for something else.
+  [[nodiscard]] uint64_t dropped() const { return dropped_; }
+  // Frames handed over or gathered that are not finished.
+  [[nodiscard]] uint64_t pending() const { return pending_; }
+
+ private:
+  // What may come at any time: finished sends, frames, control messages.
+  template <typename Frame>
+  void Take(vmbus::client::Channel& channel, const vmbus::Packet& packet, Frame frame) {
     if (packet.descriptor.type == vmbus::kPacketCompletion) {
-      Finished(packet.descriptor.transaction_id);
-      return true;
+      return Finished(packet.descriptor.transaction_id);
     }
-    if (packet.descriptor.type != vmbus::kPacketTransferPages) return true;
+    if (packet.descriptor.type != vmbus::kPacketTransferPages) return;
     for (size_t i = 0;; ++i) {
       std::span<std::byte> message = Range(packet, i);
       if (message.empty()) break;
@@ -63,15 +83,12 @@ class NetworkVsc {
       if (!data.empty()) frame(data.data(), static_cast<uint32_t>(data.size()));
     }
     AnswerReceive(channel, packet.descriptor.transaction_id);
-    return true;
   }
-  [[nodiscard]] uint64_t sent() const { return sent_; }
-  [[nodiscard]] uint64_t refused() const { return refused_; }
-  // Frames handed over or gathered that are not finished.
-  [[nodiscard]] uint64_t pending() const { return pending_; }
-
- private:
   vmbus::client::Result Exchange(vmbus::network::Nvsp* message, bool answer);
+  vmbus::client::Result NegotiateVersion();
+  vmbus::client::Result ShareReceiveBuffer();
+  vmbus::client::Result ShareSendBuffer();
+  vmbus::client::Result StartRndis();
   vmbus::client::Result Control(size_t length, uint32_t answer_type, uint32_t request);
   // The i-th message of a receive packet, inside the receive buffer; empty behind the last.
   std::span<std::byte> Range(const vmbus::Packet& packet, size_t i) const;
@@ -85,6 +102,8 @@ class NetworkVsc {
   vmbus::client::Channel& primary_;
   Buffers buffers_;
   uint8_t mac_[6] = {};
+  uint32_t version_ = 0;
+  uint32_t receive_gpadl_ = 0, send_gpadl_ = 0;  // 0: not shared
   uint32_t section_size_ = 0;
   uint32_t next_request_ = 1;
   // Sections: a stack of free ones; frames in each while it is on its way.
@@ -93,7 +112,7 @@ class NetworkVsc {
   uint8_t frames_[kSendSections] = {};
   int current_ = -1;
   uint32_t filled_ = 0;
-  uint64_t sent_ = 0, refused_ = 0, pending_ = 0;
+  uint64_t sent_ = 0, refused_ = 0, pending_ = 0, dropped_ = 0;
   // The last control answer.
   alignas(8) std::byte answer_[512];
   size_t answer_length_ = 0;

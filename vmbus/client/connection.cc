@@ -5,7 +5,8 @@ namespace {
 
 constexpr uint32_t kVersions[] = {kVersion5_3, kVersion5_2, kVersion5_1, kVersion5_0,
                                   kVersion4_1, kVersion4_0, kVersion3_0};
-constexpr uint16_t kTryAgain = 0x0013;
+constexpr uint16_t kTryAgain = 0x0013;       // HV_STATUS_INSUFFICIENT_BUFFERS
+constexpr uint32_t kMaxPostTries = 100'000;  // each an exit: seconds, on any machine
 constexpr uint8_t kVmbusSint = 2;
 
 uint32_t TypeOf(const std::byte* message) {
@@ -17,13 +18,18 @@ uint32_t TypeOf(const std::byte* message) {
 }  // namespace
 
 Result Connection::Post(const void* message, size_t size) {
-  while (true) {
+  for (uint32_t i = 0; i < kMaxPostTries; ++i) {
     const uint16_t status = transport_.Post(message_connection_, message, size);
     if (status == 0) return Result::kOk;
     if (status != kTryAgain) return Result::kRefused;
     // The parent's queue is full: take what it has for us, then go on.
-    if (transport_.Receive(message_)) Handle();
+    Poll();
   }
+  return Result::kNoRoom;
+}
+
+void Connection::Poll() {
+  while (transport_.Receive(message_)) Handle();
 }
 
 void Connection::Handle() {
@@ -165,12 +171,14 @@ void Connection::Close(uint32_t relid) {
 
 uint32_t Connection::AwaitRescind() {
   while (rescinded_count_ == 0) {
-    if (transport_.Receive(message_)) {
-      Handle();
-    } else if (!transport_.Wait()) {
-      return 0;
-    }
+    Poll();
+    if (rescinded_count_ == 0 && !transport_.Wait()) return 0;
   }
+  return TakeRescind();
+}
+
+uint32_t Connection::TakeRescind() {
+  if (rescinded_count_ == 0) return 0;
   const uint32_t relid = rescinded_[0];
   for (size_t i = 1; i < rescinded_count_; ++i) rescinded_[i - 1] = rescinded_[i];
   --rescinded_count_;
@@ -202,6 +210,8 @@ Result Connection::Unload() {
 Result Channel::Open(Connection& connection, Transport& transport, const Offer& offer,
                      std::byte* memory, size_t pages, std::byte** page_list,
                      std::span<std::byte> buffer, uint32_t target_vp) {
+  constexpr size_t kFewestPages = 4;  // a control page and one of data, each way
+  if (pages < kFewestPages) return Result::kInvalid;
   transport_ = &transport;
   relid_ = offer.relid;
   connection_id_ = offer.connection_id;
@@ -221,7 +231,10 @@ Result Channel::Open(Connection& connection, Transport& transport, const Offer& 
   reader_ = RingReader(ring(half), buffer);
   Result result = connection.CreateGpadl(relid_, memory, half * 2, &gpadl_);
   if (result != Result::kOk) return result;
-  return connection.Open(offer, gpadl_, static_cast<uint32_t>(half), target_vp);
+  result = connection.Open(offer, gpadl_, static_cast<uint32_t>(half), target_vp);
+  // The memory is the caller's again, whatever the parent thinks of the channel.
+  if (result != Result::kOk) static_cast<void>(connection.TearDownGpadl(relid_, gpadl_));
+  return result;
 }
 
 Result Channel::Close(Connection& connection) {
@@ -236,6 +249,13 @@ void Channel::Commit() {
     ++doorbells_;
     transport_->Signal(connection_id_);
   }
+}
+
+bool Channel::AwaitPacket() {
+  if (!reader_.masked()) return reader_.Available() || transport_->Wait();
+  const bool arrived = reader_.UnmaskAndCheck() || transport_->Wait();
+  reader_.MaskInterrupts();
+  return arrived;
 }
 
 }  // namespace partita::vmbus::client

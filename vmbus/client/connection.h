@@ -34,7 +34,14 @@ class Transport {
   ~Transport() = default;
 };
 
-enum class Result : uint8_t { kOk, kRefused, kTimedOut, kNoRoom };
+enum class Result : uint8_t {
+  kOk,
+  kRefused,   // the parent said no
+  kTimedOut,  // Transport::Wait gave up
+  kNoRoom,    // a ring or table is full for now; try again when something has been taken out of it
+  kInvalid,   // an argument that can never be right; nothing was sent
+  kBroken,    // the ring holds what no parent writes; only closing the channel is left
+};
 
 class Connection {
  public:
@@ -61,6 +68,12 @@ class Connection {
   [[nodiscard]] Result Open(const Offer& offer, uint32_t gpadl, uint32_t send_pages,
                             uint32_t target_vp);
   void Close(uint32_t relid);
+  // Takes in what has arrived, without waiting: offers() may be longer afterwards, and TakeRescind
+  // may have something. To be called now and then, or after a message interrupt, for devices that
+  // come and go while the system runs.
+  void Poll();
+  // The relid of an offer that the parent has taken back, each once; 0: none.
+  [[nodiscard]] uint32_t TakeRescind();
   // Waits until the parent takes an offer back (also one it took back while something else was
   // waited for); each is told once. 0: nothing came.
   [[nodiscard]] uint32_t AwaitRescind();
@@ -69,6 +82,7 @@ class Connection {
   [[nodiscard]] Result Unload();
 
  private:
+  // kNoRoom: the parent had no buffer for it in many tries.
   Result Post(const void* message, size_t size);
   // Handles messages until one of `type` arrives; it is left in message_.
   Result AwaitMessage(MessageType type);
@@ -88,8 +102,8 @@ class Connection {
 // An open channel: rings over one piece of page-aligned memory, and its doorbell.
 class Channel {
  public:
-  // `memory` holds `pages` pages; half of them carry each direction. `pages_list` has room for one
-  // pointer per page. `buffer` receives packets.
+  // `memory` holds `pages` pages, at least 4; half of them carry each direction. `pages_list` has
+  // room for one pointer per page. `buffer` receives packets.
   [[nodiscard]] Result Open(Connection& connection, Transport& transport, const Offer& offer,
                             std::byte* memory, size_t pages, std::byte** page_list,
                             std::span<std::byte> buffer, uint32_t target_vp);
@@ -99,6 +113,9 @@ class Channel {
   [[nodiscard]] RingWriter& writer() { return writer_; }
   // Publishes what was written and read; rings the doorbell if the parent waits for it.
   void Commit();
+  // With an empty incoming ring: waits for something to arrive, also where the caller has the ring
+  // masked (it is again afterwards). May return early. False: the transport gave up.
+  [[nodiscard]] bool AwaitPacket();
   [[nodiscard]] uint32_t relid() const { return relid_; }
   [[nodiscard]] uint64_t doorbells() const { return doorbells_; }
 

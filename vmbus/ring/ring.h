@@ -72,6 +72,7 @@ class RingReader {
   [[nodiscard]] bool Commit();
   // While draining the writer need not signal.
   void MaskInterrupts() { Shared(memory_.control->interrupt_mask).store(1); }
+  [[nodiscard]] bool masked() { return Shared(memory_.control->interrupt_mask).load() != 0; }
   // Whether something unread is there.
   [[nodiscard]] bool Available() { return Shared(memory_.control->write_index).load() != read_; }
   // Before sleeping. True: something arrived meanwhile (and the mask is set again).

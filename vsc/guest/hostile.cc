@@ -289,10 +289,10 @@ void Attack::ReadDisk() {
   vsc::StorageVsc storage(transport_, channel_);
   vsc::DiskGeometry geometry;
   if (storage.Initialize() != Result::kOk) Fail("no controller at the end");
-  if (!storage.ReadCapacity(0, page_, &geometry)) Fail("no disk at the end");
+  if (storage.ReadCapacity(0, page_, &geometry) != Result::kOk) Fail("no disk at the end");
   vsc::Completion completion;
   const uint8_t cdb[16] = {0x28, 0, 0, 0, 0, 0, 0, 0, 8};
-  if (!storage.Execute(0, cdb, {page_, 8 * geometry.block_size}, true, &completion) ||
+  if (storage.Execute(0, cdb, {page_, 8 * geometry.block_size}, true, &completion) != Result::kOk ||
       !completion.ok) {
     Fail("the disk does not answer at the end");
   }

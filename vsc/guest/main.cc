@@ -163,10 +163,10 @@ void Bench(Queue& queue) {
   queue.channel.reader().MaskInterrupts();
   auto submit = [&](uint32_t slot, uint64_t now) {
     started[slot] = now;
-    if (!storage->SubmitReadWrite(queue.channel, 0, job.write, offsets.Next() * blocks_per_io,
-                                  static_cast<uint32_t>(blocks_per_io),
-                                  queue.data + size_t{slot} * job.block_size, job.block_size,
-                                  slot + 1)) {
+    if (storage->SubmitReadWrite(queue.channel, 0, job.write, offsets.Next() * blocks_per_io,
+                                 static_cast<uint32_t>(blocks_per_io),
+                                 queue.data + size_t{slot} * job.block_size, job.block_size,
+                                 slot + 1) != Result::kOk) {
       Fail("the ring is full");
     }
   };
@@ -228,8 +228,8 @@ void Verify(Queue& queue) {
       } else {
         memset(data, 0xEE, kChunk);
       }
-      if (!storage->SubmitReadWrite(queue.channel, 0, write, next * blocks, blocks, data, kChunk,
-                                    slot + 1)) {
+      if (storage->SubmitReadWrite(queue.channel, 0, write, next * blocks, blocks, data, kChunk,
+                                   slot + 1) != Result::kOk) {
         Fail("the ring is full");
       }
       ++next, ++in_flight;
@@ -555,7 +555,8 @@ void RunStorage() {
   if (OpenQueue(*connection, *queues[0], 0) != Result::kOk) Fail("the primary does not open");
   storage = Make<StorageVsc>(transport, queues[0]->channel);
   if (storage->Initialize() != Result::kOk) Fail("the controller does not initialise");
-  if (!storage->ReadCapacity(0, Allocate(4096), &geometry)) Fail("there is no disk 0");
+  if (storage->ReadCapacity(0, Allocate(4096), &geometry) != Result::kOk)
+    Fail("there is no disk 0");
   JsonLine("disk").Number("blocks", geometry.blocks).Number("block_size", geometry.block_size);
   if (job.block_size % geometry.block_size != 0 ||
       job.bytes > geometry.blocks * geometry.block_size ||

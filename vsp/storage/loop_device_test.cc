@@ -81,14 +81,15 @@ class FullLoopTest : public StorageTest {
   // 8 MiB into the page cache, twice what the file system holds.
   void FillCache() {
     for (uint64_t i = 0; i < 64; ++i) {
-      ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, true, i * 256, 256, data, 128 << 10, i + 1));
+      ASSERT_EQ(driver->SubmitReadWrite(primary, 0, true, i * 256, 256, data, 128 << 10, i + 1),
+                Result::kOk);
     }
     primary.Commit();
     for (const Completion& c : Collect(primary, 64)) ASSERT_TRUE(c.ok);
   }
   bool Submit(vmbus::client::Channel& channel, std::array<uint8_t, 16> cdb, uint32_t length,
               uint64_t tag) {
-    const bool sent = driver->Submit(channel, 0, cdb, data, length, false, tag);
+    const bool sent = driver->Submit(channel, 0, cdb, data, length, false, tag) == Result::kOk;
     channel.Commit();
     return sent;
   }

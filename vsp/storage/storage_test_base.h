@@ -98,7 +98,7 @@ class StorageTest : public testing::Test {
     size_t at = 0;
     for (const int b : cdb) bytes[at++] = static_cast<uint8_t>(b);
     Completion completion;
-    EXPECT_TRUE(driver->Execute(0, bytes, {data, length}, in, &completion));
+    EXPECT_EQ(driver->Execute(0, bytes, {data, length}, in, &completion), Result::kOk);
     return completion;
   }
   std::map<std::string, uint64_t> Stats() {

@@ -34,7 +34,7 @@ TEST_F(StorageTest, BytesGoThroughAndBack) {
   ASSERT_EQ(driver->Initialize(), Result::kOk);
   EXPECT_EQ(driver->max_subchannels(), 2);
   vsc::DiskGeometry geometry;
-  ASSERT_TRUE(driver->ReadCapacity(0, partition.Allocate(4096), &geometry));
+  ASSERT_EQ(driver->ReadCapacity(0, partition.Allocate(4096), &geometry), Result::kOk);
   EXPECT_EQ(geometry.blocks * geometry.block_size, kDiskSize);
   // Offsets and lengths that cross pages, batched; then read back into other memory.
   constexpr uint32_t kSizes[] = {512, 4096, 65536, 262144, 1024, 8192};
@@ -49,7 +49,8 @@ TEST_F(StorageTest, BytesGoThroughAndBack) {
         for (uint32_t i = 0; i < size; ++i) buffer[i] = static_cast<std::byte>(i * 31 + size + lba);
       }
       (write ? written : read).push_back(buffer);
-      ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, write, lba, size / 512, buffer, size, tag++));
+      ASSERT_EQ(driver->SubmitReadWrite(primary, 0, write, lba, size / 512, buffer, size, tag++),
+                Result::kOk);
       lba += size / 512;
     }
     primary.Commit();
@@ -69,10 +70,10 @@ TEST_F(StorageTest, BytesGoThroughAndBack) {
 TEST_F(StorageTest, IoBeforeInitialisationIsRefused) {
   Completion completion;
   const std::array<uint8_t, 6> test_unit_ready{};
-  ASSERT_TRUE(driver->Execute(0, test_unit_ready, {}, true, &completion));
+  ASSERT_EQ(driver->Execute(0, test_unit_ready, {}, true, &completion), Result::kOk);
   EXPECT_FALSE(completion.ok);
   EXPECT_EQ(driver->Initialize(), Result::kOk);
-  ASSERT_TRUE(driver->Execute(0, test_unit_ready, {}, true, &completion));
+  ASSERT_EQ(driver->Execute(0, test_unit_ready, {}, true, &completion), Result::kOk);
   EXPECT_TRUE(completion.ok);
 }
 
@@ -81,14 +82,14 @@ TEST_F(StorageTest, AbsentLunsSayItInTheData) {
   std::byte* page = partition.Allocate(4096);
   Completion completion;
   const std::array<uint8_t, 6> inquiry = {0x12, 0, 0, 0, 36};
-  ASSERT_TRUE(driver->Execute(5, inquiry, {page, 36}, true, &completion));
+  ASSERT_EQ(driver->Execute(5, inquiry, {page, 36}, true, &completion), Result::kOk);
   EXPECT_TRUE(completion.ok);  // Linux takes every INQUIRY for a success
   EXPECT_EQ(page[0], std::byte{0x7F});
   const std::array<uint8_t, 6> test_unit_ready{};
-  ASSERT_TRUE(driver->Execute(5, test_unit_ready, {}, true, &completion));
+  ASSERT_EQ(driver->Execute(5, test_unit_ready, {}, true, &completion), Result::kOk);
   EXPECT_EQ(completion.srb_status, vmbus::storage::kSrbInvalidLun);
   const std::array<uint8_t, 12> report = {0xA0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0};
-  ASSERT_TRUE(driver->Execute(0, report, {page, 4096}, true, &completion));
+  ASSERT_EQ(driver->Execute(0, report, {page, 4096}, true, &completion), Result::kOk);
   EXPECT_EQ(completion.transferred, 16u);
 }
 
@@ -100,7 +101,8 @@ TEST_F(StorageTest, SubChannelsCarryIo) {
     vmbus::client::Channel channel;
     OpenChannel(channel, i);
     std::byte* buffer = partition.Allocate(4096);
-    ASSERT_TRUE(driver->SubmitReadWrite(channel, 0, true, uint64_t{i} * 8, 8, buffer, 4096, 1));
+    ASSERT_EQ(driver->SubmitReadWrite(channel, 0, true, uint64_t{i} * 8, 8, buffer, 4096, 1),
+              Result::kOk);
     channel.Commit();
     EXPECT_TRUE(Collect(channel, 1).at(0).ok);
     ASSERT_EQ(channel.Close(connection), Result::kOk);
@@ -182,10 +184,13 @@ TEST(RecordingTest, TheRecordTellsWhatIsDurable) {
   const std::array<uint8_t, 10> write_fua = {0x2A, 8, 0, 0, 0, 9, 0, 0, 2};
   const std::array<uint8_t, 10> flush = {0x35};
   const std::array<uint8_t, 10> read = {0x28, 0, 0, 0, 0, 7, 0, 0, 2};
-  ASSERT_TRUE(driver.Execute(0, write, {data, 1024}, false, &completion) && completion.ok);
-  ASSERT_TRUE(driver.Execute(0, flush, {}, true, &completion) && completion.ok);
-  ASSERT_TRUE(driver.Execute(0, write_fua, {data, 1024}, false, &completion) && completion.ok);
-  ASSERT_TRUE(driver.Execute(0, read, {data + 2048, 1024}, true, &completion) && completion.ok);
+  ASSERT_TRUE(driver.Execute(0, write, {data, 1024}, false, &completion) == Result::kOk &&
+              completion.ok);
+  ASSERT_TRUE(driver.Execute(0, flush, {}, true, &completion) == Result::kOk && completion.ok);
+  ASSERT_TRUE(driver.Execute(0, write_fua, {data, 1024}, false, &completion) == Result::kOk &&
+              completion.ok);
+  ASSERT_TRUE(driver.Execute(0, read, {data + 2048, 1024}, true, &completion) == Result::kOk &&
+              completion.ok);
   EXPECT_EQ(std::memcmp(data, data + 2048, 1024), 0);
   partition.Shutdown();
 
@@ -219,7 +224,7 @@ TEST_F(StorageTest, ClosesAndOpensFiftyTimes) {
   for (int i = 0; i < 50; ++i) {
     ASSERT_EQ(driver->Initialize(), Result::kOk) << i;
     std::byte* buffer = partition.Allocate(4096);
-    ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, true, 0, 8, buffer, 4096, 1));
+    ASSERT_EQ(driver->SubmitReadWrite(primary, 0, true, 0, 8, buffer, 4096, 1), Result::kOk);
     primary.Commit();
     EXPECT_TRUE(Collect(primary, 1).at(0).ok);
     ASSERT_EQ(primary.Close(connection), Result::kOk);
@@ -266,15 +271,16 @@ TEST_F(StorageTest, AFullDiskHoldsWritesUntilThereIsRoom) {
   std::byte* buffer = partition.Allocate(64 * 4096);
   for (uint64_t i = 0; i < 20; ++i) {
     std::memset(buffer + i * 4096, static_cast<int>(i + 1), 4096);
-    ASSERT_TRUE(
-        driver->SubmitReadWrite(primary, 0, true, i * 8, 8, buffer + i * 4096, 4096, i + 1));
+    ASSERT_EQ(driver->SubmitReadWrite(primary, 0, true, i * 8, 8, buffer + i * 4096, 4096, i + 1),
+              Result::kOk);
   }
   primary.Commit();
   while (full_events.load() == 0) std::this_thread::yield();
   Completion completion;
   EXPECT_EQ(driver->Poll(primary, &completion), RingStatus::kEmpty);
   // Reads are not held up.
-  ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, false, 4096, 8, buffer + 30 * 4096, 4096, 99));
+  ASSERT_EQ(driver->SubmitReadWrite(primary, 0, false, 4096, 8, buffer + 30 * 4096, 4096, 99),
+            Result::kOk);
   primary.Commit();
   EXPECT_EQ(Collect(primary, 1).at(0).tag, 99u);
   EXPECT_EQ(room_events.load(), 0);
@@ -301,8 +307,9 @@ TEST_F(StorageTest, PagesOfTransfersAreCounted) {
   plan->Fail(BlockOp::kWrite, ENOSPC);
   std::byte* buffer = partition.Allocate(8 * 4096);
   const uint64_t first = partition.Pfn(buffer);
-  ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, true, 0, 24, buffer, 3 * 4096, 1));
-  ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, true, 80, 8, buffer + 5 * 4096, 4096, 2));
+  ASSERT_EQ(driver->SubmitReadWrite(primary, 0, true, 0, 24, buffer, 3 * 4096, 1), Result::kOk);
+  ASSERT_EQ(driver->SubmitReadWrite(primary, 0, true, 80, 8, buffer + 5 * 4096, 4096, 2),
+            Result::kOk);
   primary.Commit();
   while (plan->seen.load() < 2) std::this_thread::yield();
   EXPECT_EQ(partition.PagesInFlight(*storage),
@@ -321,15 +328,17 @@ TEST_F(TwoDisksTest, ASlowDiskLeavesTheOtherOneItsPart) {
   std::byte* buffer = partition.Allocate(2 * 4096);
   constexpr uint64_t kFlood = 700;  // more than a channel has in flight
   for (uint64_t i = 0; i < kFlood; ++i) {
-    while (!driver->SubmitReadWrite(primary, 0, true, i * 8, 8, buffer, 4096, i + 1)) {
+    while (driver->SubmitReadWrite(primary, 0, true, i * 8, 8, buffer, 4096, i + 1) ==
+           Result::kNoRoom) {
       primary.Commit();
       std::this_thread::yield();
     }
   }
   primary.Commit();
   for (uint64_t i = 0; i < 100; ++i) {
-    ASSERT_TRUE(
-        driver->SubmitReadWrite(primary, 1, i % 2 == 0, i * 8, 8, buffer + 4096, 4096, 10000 + i));
+    ASSERT_EQ(
+        driver->SubmitReadWrite(primary, 1, i % 2 == 0, i * 8, 8, buffer + 4096, 4096, 10000 + i),
+        Result::kOk);
     primary.Commit();
     const auto done = Collect(primary, 1);
     ASSERT_EQ(done.size(), 1u);
@@ -431,7 +440,7 @@ TEST_F(PipeTest, ResetWith256InFlight) {
   ASSERT_EQ(driver->Initialize(), Result::kOk);
   std::byte* buffer = partition.Allocate(4096);
   for (uint64_t i = 0; i < 256; ++i) {
-    ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, false, i, 1, buffer, 512, i + 1));
+    ASSERT_EQ(driver->SubmitReadWrite(primary, 0, false, i, 1, buffer, 512, i + 1), Result::kOk);
     if (i % 16 == 15) primary.Commit();
   }
   while (pipe_backend->seen.load() < 256) std::this_thread::yield();
@@ -467,7 +476,7 @@ TEST_F(PipeTest, AResetEndsAnUnmapOfSeveralRanges) {
   list[8 + 7] = std::byte{16}, list[8 + 11] = std::byte{16};
   list[24 + 7] = std::byte{64}, list[24 + 11] = std::byte{16};
   std::array<uint8_t, 16> unmap = {0x42, 0, 0, 0, 0, 0, 0, 0, 40};
-  ASSERT_TRUE(driver->Submit(primary, 0, unmap, list, 40, false, 1));
+  ASSERT_EQ(driver->Submit(primary, 0, unmap, list, 40, false, 1), Result::kOk);
   primary.Commit();
   while (pipe_backend->seen.load() < 1) std::this_thread::yield();
   vmbus::storage::Packet packet{};
@@ -555,7 +564,7 @@ TEST_F(StorageTest, WriteSameWaitsForRoom) {
   std::byte* zeroes = partition.Allocate(4096);
   std::memset(zeroes, 0, 512);
   const std::array<uint8_t, 16> same = {0x93, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 8};
-  ASSERT_TRUE(driver->Submit(primary, 0, same, zeroes, 512, false, 1));
+  ASSERT_EQ(driver->Submit(primary, 0, same, zeroes, 512, false, 1), Result::kOk);
   primary.Commit();
   while (full_events.load() == 0) std::this_thread::yield();
   plan->Fail(BlockOp::kWriteZeroes, 0);
@@ -568,7 +577,8 @@ TEST_F(StorageTest, AResetAbortsWhatWaitsForRoom) {
   plan->Fail(BlockOp::kWrite, ENOSPC);  // writes stay with the controller
   std::byte* buffer = partition.Allocate(4096);
   for (uint64_t i = 0; i < 256; ++i) {
-    ASSERT_TRUE(driver->SubmitReadWrite(primary, 0, true, i * 8, 8, buffer, 4096, i + 1));
+    ASSERT_EQ(driver->SubmitReadWrite(primary, 0, true, i * 8, 8, buffer, 4096, i + 1),
+              Result::kOk);
     if (i % 16 == 15) primary.Commit();
   }
   while (plan->seen.load() < 256) std::this_thread::yield();

@@ -197,8 +197,9 @@ extern "C" [[noreturn]] void kernel_main() {
   partita::vsc::StorageVsc disk(transport, channel);
   partita::vsc::DiskGeometry geometry;
   if (disk.Initialize() != Result::kOk) Fail("the controller does not answer");
-  if (!disk.ReadCapacity(0, sector, &geometry)) Fail("no disk 0");
-  if (!disk.SubmitReadWrite(channel, 0, false, 0, 1, sector, geometry.block_size, 1)) {
+  if (disk.ReadCapacity(0, sector, &geometry) != Result::kOk) Fail("no disk 0");
+  if (disk.SubmitReadWrite(channel, 0, false, 0, 1, sector, geometry.block_size, 1) !=
+      Result::kOk) {
     Fail("the ring is full");
   }
   channel.Commit();
