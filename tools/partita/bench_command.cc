@@ -13,9 +13,9 @@
 #include "base/file_lock.h"
 #include "base/log.h"
 #include "tools/control/channel.h"
+#include "tools/host/disk_option.h"
 #include "tools/partita/bench_rounds.h"
 #include "tools/partita/cpu_wait.h"
-#include "tools/partita/disk_option.h"
 #include "tools/partita/guest_image.h"
 #include "tools/partita/guest_result.h"
 #include "tools/partita/host_load.h"
@@ -65,7 +65,7 @@ absl::Status RunInPartition(const BenchOptions& o, uint32_t block_size, uint64_t
 
 absl::Status RunOnHost(const BenchOptions& o, uint32_t block_size, uint64_t milliseconds,
                        uint64_t seed, BenchRound* round) {
-  ASSIGN_OR_RETURN(const DiskOption disk, ParseDiskOption(o.disk));
+  ASSIGN_OR_RETURN(const control::DiskDefinition disk, ParseDiskOption(o.disk));
   ASSIGN_OR_RETURN(const UniqueFd fd, OpenDisk(disk));
   const auto before = OwnSchedStat();
   auto result = RunHostLoad({.fd = fd.get(),
@@ -91,8 +91,8 @@ absl::Status RunOnHost(const BenchOptions& o, uint32_t block_size, uint64_t mill
 // speed changes changes it for both.
 absl::StatusOr<BenchSummary> Play(const BenchOptions& o, Stats* stats) {
   ASSIGN_OR_RETURN(const uint32_t block_size, ParseBlockSize(o.block_size));
-  ASSIGN_OR_RETURN(const DiskOption disk, ParseDiskOption(o.disk));
-  if (Writes(o) && disk.read_only) {
+  ASSIGN_OR_RETURN(const control::DiskDefinition disk, ParseDiskOption(o.disk));
+  if (Writes(o) && disk.read_only()) {
     return InvalidArgument("--rw " + o.rw + " cannot be measured on a read-only disk");
   }
   constexpr uint64_t kShortestMs = 200;

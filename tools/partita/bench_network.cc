@@ -30,11 +30,11 @@
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "tools/control/channel.h"
+#include "tools/host/net_option.h"
 #include "tools/partita/bench_command.h"
 #include "tools/partita/guest_image.h"
 #include "tools/partita/guest_result.h"
 #include "tools/partita/host_load.h"
-#include "tools/partita/net_option.h"
 #include "tools/partita/run_command.h"
 #include "vsp/network/net_backend.h"
 
@@ -174,9 +174,9 @@ class HostHalf final : public network::FrameOwner {
 
   absl::StatusOr<LoadResult> Run() {
     uint32_t queues = 1;
-    NetOption tap;
-    tap.kind = NetOption::Kind::kTap;
-    tap.name = kTap;
+    control::AdapterDefinition tap;
+    tap.set_kind(control::AdapterDefinition::TAP);
+    tap.set_target(kTap);
     ASSIGN_OR_RETURN(std::vector<UniqueFd> fds, OpenNet(tap, &queues));
     ASSIGN_OR_RETURN(const auto backend, network::MakeTapBackend(std::move(fds)));
     const std::vector<int> files = backend->files(0);

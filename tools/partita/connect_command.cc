@@ -9,7 +9,7 @@
 
 #include "base/log.h"
 #include "tools/control/channel.h"
-#include "tools/partita/unix_socket.h"
+#include "tools/host/unix_socket.h"
 
 namespace partita {
 namespace {

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "base/log.h"
-#include "tools/partita/unix_socket.h"
+#include "tools/host/unix_socket.h"
 
 namespace partita {
 

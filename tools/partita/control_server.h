@@ -16,7 +16,7 @@
 
 #include "tools/control/channel.h"
 #include "tools/control/control.pb.h"
-#include "tools/partita/unix_socket.h"
+#include "tools/host/unix_socket.h"
 
 namespace partita {
 

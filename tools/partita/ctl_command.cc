@@ -10,9 +10,9 @@
 
 #include "base/log.h"
 #include "tools/control/channel.h"
-#include "tools/partita/device_messages.h"
+#include "tools/host/device_messages.h"
+#include "tools/host/unix_socket.h"
 #include "tools/partita/run_command.h"
-#include "tools/partita/unix_socket.h"
 
 namespace partita {
 namespace {
@@ -70,8 +70,8 @@ void PrintText(const control::Reply& reply) {
 }  // namespace
 
 absl::Status PrepareDisk(CtlOptions& o) {
-  ASSIGN_OR_RETURN(const DiskOption disk, ParseDiskOption(o.text));
-  if (!disk.record.empty()) return InvalidArgument("record= is for disks of `partita run`");
+  ASSIGN_OR_RETURN(const control::DiskDefinition disk, ParseDiskOption(o.text));
+  if (!disk.record().empty()) return InvalidArgument("record= is for disks of `partita run`");
   ASSIGN_OR_RETURN(UniqueFd fd, OpenDisk(disk));
   FillDisk(disk, "", *o.request.mutable_add_disk()->mutable_disk());
   o.descriptors.push_back(std::move(fd));
@@ -79,10 +79,10 @@ absl::Status PrepareDisk(CtlOptions& o) {
 }
 
 absl::Status PrepareAdapter(CtlOptions& o) {
-  ASSIGN_OR_RETURN(const NetOption net, ParseNetOption(o.text));
-  uint32_t queues = net.queues != 0 ? net.queues : 1;
+  ASSIGN_OR_RETURN(const control::AdapterDefinition net, ParseNetOption(o.text));
+  uint32_t queues = net.queues() != 0 ? net.queues() : 1;
   ASSIGN_OR_RETURN(o.descriptors, OpenNet(net, &queues));
-  FillAdapter(net, queues, o.text, *o.request.mutable_add_adapter()->mutable_adapter());
+  FillAdapter(net, queues, *o.request.mutable_add_adapter()->mutable_adapter());
   return absl::OkStatus();
 }
 

@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "partition/kvm/kvm.h"
-#include "tools/partita/host_facts.h"
+#include "tools/host/host_facts.h"
 
 namespace partita {
 namespace {

@@ -7,12 +7,12 @@
 
 #include "base/log.h"
 #include "tools/control/channel.h"
+#include "tools/control/nearest.h"
 #include "tools/partita/bench_command.h"
 #include "tools/partita/connect_command.h"
 #include "tools/partita/ctl_command.h"
 #include "tools/partita/guest_setup.h"
 #include "tools/partita/host_command.h"
-#include "tools/partita/nearest.h"
 #include "tools/partita/run_command.h"
 #include "tools/partita/run_config.h"
 #include "tools/partita/switch_command.h"

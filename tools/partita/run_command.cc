@@ -6,7 +6,6 @@
 #include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
@@ -22,105 +21,61 @@
 #include "base/descriptor_limit.h"
 #include "base/log.h"
 #include "base/monotonic.h"
-#include "partition/kvm/kvm.h"
 #include "tools/control/identity.h"
+#include "tools/host/disk_option.h"
+#include "tools/host/net_option.h"
+#include "tools/host/start_builder.h"
+#include "tools/host/unix_socket.h"
+#include "tools/host/worker_process.h"
 #include "tools/partita/control_server.h"
-#include "tools/partita/device_messages.h"
-#include "tools/partita/disk_option.h"
-#include "tools/partita/host_facts.h"
-#include "tools/partita/kernel_image.h"
-#include "tools/partita/net_option.h"
 #include "tools/partita/output.h"
 #include "tools/partita/terminal.h"
-#include "tools/partita/unix_socket.h"
 #include "tools/partita/vsock_server.h"
-#include "tools/partita/worker_process.h"
 
 namespace partita {
 namespace {
 
-absl::StatusOr<UniqueFd> OpenFile(const std::string& path, const char* what) {
-  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return SystemError(std::string(what) + " " + path);
-  struct stat info {};
-  if (fstat(fd.get(), &info) == 0 && S_ISDIR(info.st_mode)) {
-    return InvalidArgument(std::string(what) + " " + path + " is a directory");
-  }
-  return fd;
-}
-
-// Start message plus the descriptors that go with it.
-class StartBuilder {
- public:
-  absl::Status Build(const RunOptions& options, const RunHooks& hooks);
-  // Behind Build, with signals blocked: what it makes has to be removed again.
-  absl::Status OpenConsole(const RunOptions& options, const RunHooks& hooks);
-  control::Start start;
-  [[nodiscard]] std::vector<int> descriptors() const {
-    std::vector<int> out;
-    for (const UniqueFd& fd : owned_) out.push_back(fd.get());
-    return out;
-  }
-  void ReleaseDescriptors() { owned_.clear(); }
-  UniqueFd console;  // our end, when the console is this program's terminal
-  std::string console_note;
-  std::optional<SocketFile> console_file;
-
- private:
-  int32_t Own(UniqueFd fd) {
-    owned_.push_back(std::move(fd));
-    return static_cast<int32_t>(owned_.size() - 1);
-  }
-  absl::Status ChooseSynic(const RunOptions& options, int kvm_fd);
-  absl::Status AddAdapter(const RunOptions& options, const std::string& text);
-  std::vector<UniqueFd> owned_;
+// Its console, and what of it stays here.
+struct RunConsole {
+  UniqueFd ours;  // our end, when the console is this program's terminal
+  std::string note;
+  std::optional<SocketFile> file;
 };
 
-absl::Status StartBuilder::ChooseSynic(const RunOptions& options, int kvm_fd) {
-  const KvmCapabilities caps = ProbeKvm(kvm_fd);
-  if (options.synic == "kernel" && !caps.KernelSynic()) {
-    return FailedPrecondition(
-        "--synic=kernel: this host's KVM has no Hyper-V emulation (see `partita host`)");
-  }
-  if (options.synic != "kernel" && !caps.UserSynic() && !caps.KernelSynic()) {
-    return FailedPrecondition("this host's KVM can run neither SynIC backend (see `partita host`)");
-  }
-  const bool kernel = options.synic == "kernel" || (options.synic == "auto" && caps.KernelSynic());
-  start.set_synic(kernel ? control::SYNIC_KERNEL : control::SYNIC_USER);
-  return absl::OkStatus();
-}
-
-absl::Status StartBuilder::OpenConsole(const RunOptions& options, const RunHooks& hooks) {
+// With signals blocked: what it makes has to be removed again.
+absl::StatusOr<RunConsole> OpenConsole(const RunOptions& options, const RunHooks& hooks,
+                                       StartPackage& out) {
   const std::string& serial = options.serial;
-  start.set_console(control::CONSOLE_STREAM);
+  RunConsole console;
+  out.start.set_console(control::CONSOLE_STREAM);
   if (hooks.output || serial == "stdio") {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
       return SystemError("creating the console's socket pair");
     }
-    console = UniqueFd(ends[0]);
-    start.set_console_fd(Own(UniqueFd(ends[1])));
+    console.ours = UniqueFd(ends[0]);
+    out.start.set_console_fd(out.Own(UniqueFd(ends[1])));
   } else if (serial.starts_with("file:")) {
     UniqueFd fd(open(serial.c_str() + 5, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
     if (!fd.valid()) return SystemError("serial file " + serial.substr(5));
-    start.set_console_fd(Own(std::move(fd)));
+    out.start.set_console_fd(out.Own(std::move(fd)));
   } else if (serial == "pty") {
     UniqueFd fd(posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
     if (!fd.valid() || grantpt(fd.get()) != 0 || unlockpt(fd.get()) != 0) {
       return SystemError("opening a pseudo-terminal");
     }
-    console_note = std::string("serial console at ") + ptsname(fd.get());
-    start.set_console_fd(Own(std::move(fd)));
+    console.note = std::string("serial console at ") + ptsname(fd.get());
+    out.start.set_console_fd(out.Own(std::move(fd)));
   } else if (serial.starts_with("unix:")) {
     const std::string path = serial.substr(5);
     ASSIGN_OR_RETURN(UniqueFd fd, ListenForOwner("--serial unix:", path, SOCK_STREAM, 1));
-    console_file.emplace(path);
-    start.set_console(control::CONSOLE_LISTEN);
-    start.set_console_fd(Own(std::move(fd)));
+    console.file.emplace(path);
+    out.start.set_console(control::CONSOLE_LISTEN);
+    out.start.set_console_fd(out.Own(std::move(fd)));
   } else {
     return InvalidArgument("--serial takes stdio, pty, file:PATH or unix:PATH");
   }
-  return absl::OkStatus();
+  return console;
 }
 
 absl::Status ParseVersion(const std::string& text, uint32_t* version) {
@@ -134,15 +89,44 @@ absl::Status ParseVersion(const std::string& text, uint32_t* version) {
   return absl::OkStatus();
 }
 
-absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hooks) {
-  if (options.kernel.empty() && hooks.kernel_fd < 0) return InvalidArgument("--kernel is missing");
+// What the flags say, as the definition that everything else works with.
+absl::StatusOr<control::PartitionDefinition> DefinitionOf(const RunOptions& options) {
+  control::PartitionDefinition d;
+  d.set_name(options.name);
   uint64_t bytes = 0, maximum = 0;
   int pages = 0;
   RETURN_IF_ERROR(ParseMemory(options.memory, &bytes, &pages, &maximum));
-  start.set_maximum_memory_bytes(maximum);
-  start.set_memory_bytes(bytes);
-  start.set_pages(static_cast<control::Pages>(pages));
-  start.set_name(options.name);
+  d.mutable_memory()->set_startup_bytes(bytes);
+  d.mutable_memory()->set_maximum_bytes(maximum);
+  d.mutable_memory()->set_pages(static_cast<control::MemoryDefinition::Pages>(pages));
+  d.mutable_processors()->set_count(options.cpus);
+  for (const int cpu : options.affinity) d.mutable_processors()->add_affinity(cpu);
+  d.mutable_boot()->set_kernel(options.kernel);
+  d.mutable_boot()->set_initrd(options.initrd);
+  d.mutable_boot()->set_command_line(options.command_line);
+  d.mutable_boot()->set_unpack_kernel(options.unpack_kernel);
+  d.mutable_tuning()->set_synthetic_timers(options.synthetic_timers);
+  d.mutable_tuning()->set_storage_queues(options.queues);
+  d.mutable_tuning()->set_exit_on_reset(options.on_reset == "exit");
+  uint32_t version = 0;
+  RETURN_IF_ERROR(ParseVersion(options.vmbus_version, &version));
+  d.mutable_tuning()->set_vmbus_version(version);
+  d.set_asset_tag(options.asset_tag);
+  d.set_synic(options.synic == "kernel" ? control::PartitionDefinition::KERNEL
+              : options.synic == "user" ? control::PartitionDefinition::USER_SPACE
+                                        : control::PartitionDefinition::AUTO);
+  for (const std::string& text : options.disks) {
+    ASSIGN_OR_RETURN(*d.add_disks(), ParseDiskOption(text));
+  }
+  for (const std::string& text : options.nets) {
+    ASSIGN_OR_RETURN(*d.add_adapters(), ParseNetOption(text));
+  }
+  return d;
+}
+
+absl::StatusOr<StartPackage> OpenAll(const RunOptions& options, const RunHooks& hooks) {
+  if (options.kernel.empty() && hooks.kernel_fd < 0) return InvalidArgument("--kernel is missing");
+  ASSIGN_OR_RETURN(const control::PartitionDefinition definition, DefinitionOf(options));
   // Two partitions that nobody gave a name must not be one to their guests, networks and clusters.
   std::string identity = StableIdentity(options.name);
   if (options.name == kUnnamed) {
@@ -150,83 +134,8 @@ absl::Status StartBuilder::Build(const RunOptions& options, const RunHooks& hook
       return SystemError("getrandom");
     }
   }
-  start.set_partition_id(identity);
-  start.set_cpus(options.cpus);
-  start.set_command_line(options.command_line);
-  start.set_synthetic_timers(options.synthetic_timers);
-  start.set_reference_tsc(HostClockIsTsc());
-  start.set_eoi_assist(!HostVirtualizesApic());
-  start.set_on_reset(options.on_reset == "exit" ? control::RESET_EXIT : control::RESET_RESTART);
-  start.set_asset_tag(options.asset_tag);
-  start.set_queues(options.queues);
-  for (const int cpu : options.affinity) start.add_affinity(cpu);
-  uint32_t version = 0;
-  RETURN_IF_ERROR(ParseVersion(options.vmbus_version, &version));
-  start.set_vmbus_version(version);
-
-  UniqueFd kvm(open("/dev/kvm", O_RDWR | O_CLOEXEC));
-  if (!kvm.valid()) {
-    return SystemError("opening /dev/kvm (is the kvm module loaded, and may you use it?)");
-  }
-  RETURN_IF_ERROR(ChooseSynic(options, kvm.get()));
-  start.set_kvm_fd(Own(std::move(kvm)));
-
-  UniqueFd kernel;
-  if (hooks.kernel_fd >= 0) {
-    kernel = UniqueFd(dup(hooks.kernel_fd));
-  } else {
-    ASSIGN_OR_RETURN(kernel, OpenFile(options.kernel, "kernel"));
-  }
-  if (options.unpack_kernel) {
-    ASSIGN_OR_RETURN(kernel, UnpackKernel(kernel.get()));
-  }
-  start.set_kernel_fd(Own(std::move(kernel)));
-  start.set_initrd_fd(-1);
-  if (!options.initrd.empty()) {
-    ASSIGN_OR_RETURN(UniqueFd initrd, OpenFile(options.initrd, "initrd"));
-    start.set_initrd_fd(Own(std::move(initrd)));
-  }
-  constexpr size_t kMaxDisks = 64;
-  if (options.disks.size() > kMaxDisks) return InvalidArgument("a controller has at most 64 disks");
-  for (const std::string& text : options.disks) {
-    ASSIGN_OR_RETURN(const DiskOption disk, ParseDiskOption(text));
-    ASSIGN_OR_RETURN(UniqueFd fd, OpenDisk(disk));
-    control::Disk* entry = start.add_disks();
-    entry->set_fd(Own(std::move(fd)));
-    FillDisk(disk, options.name, *entry);
-    if (!disk.record.empty()) {
-      UniqueFd record(
-          open(disk.record.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600));
-      if (!record.valid()) return SystemError("record " + disk.record);
-      entry->set_record_fd(Own(std::move(record)));
-    }
-  }
-  constexpr size_t kMaxAdapters = 8;
-  if (options.nets.size() > kMaxAdapters) {
-    return InvalidArgument("a partition has at most 8 network adapters");
-  }
-  for (const std::string& text : options.nets) RETURN_IF_ERROR(AddAdapter(options, text));
-  return absl::OkStatus();
-}
-
-absl::Status StartBuilder::AddAdapter(const RunOptions& options, const std::string& text) {
-  ASSIGN_OR_RETURN(const NetOption net, ParseNetOption(text));
-  std::string mac = net.mac;
-  if (mac.empty()) {
-    mac = DerivedMac(start.partition_id(), static_cast<size_t>(start.adapters_size()));
-  }
-  for (const control::Adapter& other : start.adapters()) {
-    if (other.mac() == mac) {
-      return InvalidArgument("the address " + MacText(mac) + " is used by two adapters");
-    }
-  }
-  uint32_t queues = net.queues != 0 ? std::min(net.queues, options.cpus) : options.cpus;
-  ASSIGN_OR_RETURN(std::vector<UniqueFd> fds, OpenNet(net, &queues));
-  control::Adapter* adapter = start.add_adapters();
-  FillAdapter(net, queues, text, *adapter);
-  for (UniqueFd& fd : fds) adapter->add_fds(Own(std::move(fd)));
-  adapter->set_mac(mac);
-  return absl::OkStatus();
+  return OpenPartition(
+      definition, {.identity = identity, .disk_key = options.name, .kernel_fd = hooks.kernel_fd});
 }
 
 // Relays between the worker, the console and the user until the worker reports its end.
@@ -510,12 +419,12 @@ int RunPartition(const RunOptions& options) { return RunPartition(options, RunHo
 
 int RunPartition(const RunOptions& options, const RunHooks& hooks) {
   UseAllDescriptors();
-  StartBuilder builder;
-  absl::Status built = builder.Build(options, hooks);
+  absl::StatusOr<StartPackage> package = OpenAll(options, hooks);
   std::ignore = BlockSignals();
-  if (built.ok()) built = builder.OpenConsole(options, hooks);
-  if (!built.ok()) {
-    Log(Message(built));
+  absl::StatusOr<RunConsole> console = package.ok() ? OpenConsole(options, hooks, *package)
+                                                    : absl::StatusOr<RunConsole>(package.status());
+  if (!console.ok()) {
+    Log(Message(console.status()));
     return control::kExitStartFailed;
   }
   std::unique_ptr<ControlServer> control;
@@ -541,23 +450,19 @@ int RunPartition(const RunOptions& options, const RunHooks& hooks) {
     Log("no descriptors for the output");
     return control::kExitStartFailed;
   }
-  // Moved out of the builder, which gives its descriptors away before the partition has ended.
-  std::optional<SocketFile> console_file;
-  if (builder.console_file) console_file.emplace(*std::move(builder.console_file));
   auto worker = WorkerProcess::Spawn();
   if (!worker.ok()) {
     Log(Message(worker.status()));
     return control::kExitStartFailed;
   }
-  if (!builder.console_note.empty()) Log(builder.console_note);
-  const absl::Status sent = (*worker)->Start(std::move(builder.start), builder.descriptors());
-  UniqueFd console = std::move(builder.console);
-  builder.ReleaseDescriptors();  // the worker has the descriptors, and with them the disks' locks
+  if (!console->note.empty()) Log(console->note);
+  const absl::Status sent = (*worker)->Start(std::move(package->start), package->descriptors());
+  package->ReleaseDescriptors();  // the worker has them, and with them the disks' locks
   if (!sent.ok()) {
     Log(Message(sent));
     return control::kExitStartFailed;
   }
-  return Session(**worker, *std::move(out), *std::move(words), std::move(console),
+  return Session(**worker, *std::move(out), *std::move(words), std::move(console->ours),
                  std::move(control), std::move(vsock), options, hooks)
       .Run();
 }

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "tools/partita/nearest.h"
+#include "tools/control/nearest.h"
 
 namespace partita {
 namespace {

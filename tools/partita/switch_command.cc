@@ -24,7 +24,7 @@
 #include "base/status.h"
 #include "tools/control/channel.h"
 #include "tools/control/identity.h"
-#include "tools/partita/frame_limit.h"
+#include "tools/host/frame_limit.h"
 #include "tools/partita/switch_rules.h"
 
 extern char** environ;

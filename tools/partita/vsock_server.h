@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "tools/host/unix_socket.h"
 #include "tools/partita/control_server.h"
-#include "tools/partita/unix_socket.h"
 
 namespace partita {
 

@@ -2,7 +2,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "tools/partita/kernel_image.h"
+#include "tools/host/kernel_image.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const partita::UniqueFd fd(memfd_create("kernel", MFD_CLOEXEC));

@@ -1,6 +1,6 @@
 // What the host's kernel says about itself, beyond KVM's capabilities.
-#ifndef PARTITA_TOOLS_PARTITA_HOST_FACTS_H_
-#define PARTITA_TOOLS_PARTITA_HOST_FACTS_H_
+#ifndef PARTITA_TOOLS_HOST_HOST_FACTS_H_
+#define PARTITA_TOOLS_HOST_HOST_FACTS_H_
 
 #include <string>
 
@@ -17,4 +17,4 @@ bool HostVirtualizesApic();
 
 }  // namespace partita
 
-#endif  // PARTITA_TOOLS_PARTITA_HOST_FACTS_H_
+#endif  // PARTITA_TOOLS_HOST_HOST_FACTS_H_

@@ -1,4 +1,4 @@
-#include "tools/partita/unix_socket.h"
+#include "tools/host/unix_socket.h"
 
 #include <sys/stat.h>
 #include <unistd.h>

@@ -1,6 +1,6 @@
 // "Did you mean ...?"
-#ifndef PARTITA_TOOLS_PARTITA_NEAREST_H_
-#define PARTITA_TOOLS_PARTITA_NEAREST_H_
+#ifndef PARTITA_TOOLS_CONTROL_NEAREST_H_
+#define PARTITA_TOOLS_CONTROL_NEAREST_H_
 
 #include <string>
 #include <vector>
@@ -12,4 +12,4 @@ std::string Nearest(const std::string& typed, const std::vector<std::string>& kn
 
 }  // namespace partita
 
-#endif  // PARTITA_TOOLS_PARTITA_NEAREST_H_
+#endif  // PARTITA_TOOLS_CONTROL_NEAREST_H_

@@ -1,4 +1,4 @@
-#include "tools/partita/frame_limit.h"
+#include "tools/host/frame_limit.h"
 
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>

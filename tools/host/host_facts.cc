@@ -1,4 +1,4 @@
-#include "tools/partita/host_facts.h"
+#include "tools/host/host_facts.h"
 
 #include <fstream>
 

@@ -2,8 +2,8 @@
 // machine need not run the kernel's own decompressor. The result is an ELF image in a memfd, booted
 // by PVH. The file is untrusted: it is read piece by piece, and nothing is allocated by a size that
 // it claims.
-#ifndef PARTITA_TOOLS_PARTITA_KERNEL_IMAGE_H_
-#define PARTITA_TOOLS_PARTITA_KERNEL_IMAGE_H_
+#ifndef PARTITA_TOOLS_HOST_KERNEL_IMAGE_H_
+#define PARTITA_TOOLS_HOST_KERNEL_IMAGE_H_
 
 #include "base/unique_fd.h"
 
@@ -16,4 +16,4 @@ absl::StatusOr<UniqueFd> UnpackKernel(int fd);
 
 }  // namespace partita
 
-#endif  // PARTITA_TOOLS_PARTITA_KERNEL_IMAGE_H_
+#endif  // PARTITA_TOOLS_HOST_KERNEL_IMAGE_H_

@@ -1,4 +1,4 @@
-#include "tools/partita/nearest.h"
+#include "tools/control/nearest.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "tools/partita/worker_process.h"
+#include "tools/host/worker_process.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -14,14 +14,17 @@
 
 namespace partita {
 
-absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Spawn() {
+absl::StatusOr<std::string> ProgramBeside(const char* name) {
   char self[PATH_MAX];
   const ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
   if (length <= 0) return SystemError("finding this program's own path");
   std::string path(self, static_cast<size_t>(length));
-  path = path.substr(0, path.rfind('/') + 1) + "partita-worker";
-  if (access(path.c_str(), X_OK) != 0) return SystemError("no worker program at " + path);
+  path = path.substr(0, path.rfind('/') + 1) + name;
+  if (access(path.c_str(), X_OK) != 0) return SystemError("no program at " + path);
+  return path;
+}
 
+absl::StatusOr<SpawnedWorker> SpawnWorker(std::string path, bool own_session) {
   ASSIGN_OR_RETURN(auto pair, control::Channel::CreatePair());
   int words[2];
   if (pipe2(words, O_CLOEXEC | O_NONBLOCK) != 0) return SystemError("creating the worker's stderr");
@@ -39,7 +42,9 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Spawn() {
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   // A group of its own: Ctrl-C reaches this program, which asks the worker to stop in order.
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
+  posix_spawnattr_setflags(
+      &attributes, static_cast<short>((own_session ? POSIX_SPAWN_SETSID : POSIX_SPAWN_SETPGROUP) |
+                                      POSIX_SPAWN_SETSIGMASK));
   sigset_t none;
   sigemptyset(&none);
   posix_spawnattr_setsigmask(&attributes, &none);
@@ -50,8 +55,14 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Spawn() {
   posix_spawnattr_destroy(&attributes);
   close(high);
   if (error != 0) return SystemError("starting " + path, error);
+  return SpawnedWorker{std::move(pair.first), std::move(read_words), pid};
+}
+
+absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Spawn() {
+  ASSIGN_OR_RETURN(std::string path, ProgramBeside("partita-worker"));
+  ASSIGN_OR_RETURN(SpawnedWorker spawned, SpawnWorker(std::move(path), false));
   return std::unique_ptr<WorkerProcess>(
-      new WorkerProcess(std::move(pair.first), std::move(read_words), pid));
+      new WorkerProcess(std::move(spawned.channel), std::move(spawned.words), spawned.pid));
 }
 
 WorkerProcess::~WorkerProcess() {

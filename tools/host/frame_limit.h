@@ -1,6 +1,6 @@
 // How large the TCP frames are that the host's own kernel sends to guests.
-#ifndef PARTITA_TOOLS_PARTITA_FRAME_LIMIT_H_
-#define PARTITA_TOOLS_PARTITA_FRAME_LIMIT_H_
+#ifndef PARTITA_TOOLS_HOST_FRAME_LIMIT_H_
+#define PARTITA_TOOLS_HOST_FRAME_LIMIT_H_
 
 #include <string>
 
@@ -22,4 +22,4 @@ absl::Status LimitFrames(const std::string& name);
 
 }  // namespace partita
 
-#endif  // PARTITA_TOOLS_PARTITA_FRAME_LIMIT_H_
+#endif  // PARTITA_TOOLS_HOST_FRAME_LIMIT_H_

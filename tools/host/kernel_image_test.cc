@@ -1,6 +1,6 @@
 // bzImages whose payload is packed in every way that Linux knows and that we take, whole and
 // damaged.
-#include "tools/partita/kernel_image.h"
+#include "tools/host/kernel_image.h"
 
 #include <bzlib.h>
 #include <gtest/gtest.h>

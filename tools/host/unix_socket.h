@@ -1,6 +1,6 @@
 // Unix sockets: addresses, and listening for the owner only.
-#ifndef PARTITA_TOOLS_PARTITA_UNIX_SOCKET_H_
-#define PARTITA_TOOLS_PARTITA_UNIX_SOCKET_H_
+#ifndef PARTITA_TOOLS_HOST_UNIX_SOCKET_H_
+#define PARTITA_TOOLS_HOST_UNIX_SOCKET_H_
 
 #include <sys/socket.h>
 #include <sys/types.h>
@@ -49,4 +49,4 @@ class SocketFile {
 
 }  // namespace partita
 
-#endif  // PARTITA_TOOLS_PARTITA_UNIX_SOCKET_H_
+#endif  // PARTITA_TOOLS_HOST_UNIX_SOCKET_H_

@@ -1,4 +1,4 @@
-#include "tools/partita/net_option.h"
+#include "tools/host/net_option.h"
 
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -17,33 +17,13 @@
 #include <cstring>
 
 #include "base/log.h"
-#include "tools/control/identity.h"
-#include "tools/partita/frame_limit.h"
+#include "tools/control/definition_json.h"
+#include "tools/host/frame_limit.h"
 
 extern char** environ;
 
 namespace partita {
 namespace {
-
-absl::StatusOr<std::string> ParseMac(std::string_view text) {
-  std::array<unsigned, 6> parts{};
-  char separators[5] = {}, rest = 0;
-  const std::string copy(text);
-  const int got = sscanf(copy.c_str(), "%2x%c%2x%c%2x%c%2x%c%2x%c%2x%c", parts.data(), separators,
-                         &parts[1], &separators[1], &parts[2], &separators[2], &parts[3],
-                         &separators[3], &parts[4], &separators[4], &parts[5], &rest);
-  const bool separated = std::all_of(std::begin(separators), std::end(separators), [&](char c) {
-    return (c == ':' || c == '-') && c == separators[0];
-  });
-  if (got != 11 || !separated || text.size() != 17) {
-    return InvalidArgument("mac= takes six pairs of hexadecimal digits, as in 00:15:5d:00:00:01");
-  }
-  std::string mac;
-  for (const unsigned part : parts) mac.push_back(static_cast<char>(part));
-  if ((parts[0] & 1) != 0) return InvalidArgument("mac=" + copy + " is a group address");
-  if (mac == std::string(6, '\0')) return InvalidArgument("mac=" + copy + " is no address");
-  return mac;
-}
 
 absl::StatusOr<uint32_t> ParseNumber(std::string_view text, const char* what, uint32_t most) {
   uint32_t value = 0;
@@ -138,29 +118,31 @@ void LimitFramesOf(const std::string& name) {
   if (!status.ok() && status.code() != absl::StatusCode::kPermissionDenied) Log(Message(status));
 }
 
-absl::StatusOr<std::vector<UniqueFd>> OpenTap(const NetOption& option, uint32_t* queues) {
-  ASSIGN_OR_RETURN(ifreq request, RequestFor(option.name));
-  if (if_nametoindex(option.name.c_str()) == 0) {
+absl::StatusOr<std::vector<UniqueFd>> OpenTap(const control::AdapterDefinition& option,
+                                              uint32_t* queues) {
+  ASSIGN_OR_RETURN(ifreq request, RequestFor(option.target()));
+  if (if_nametoindex(option.target().c_str()) == 0) {
     return absl::Status(
         absl::StatusCode::kNotFound,
-        AbslView("there is no TAP '" + option.name + "' (ip tuntap add dev " + option.name +
+        AbslView("there is no TAP '" + option.target() + "' (ip tuntap add dev " + option.target() +
                  " mode tap multi_queue vnet_hdr makes one; --net bridge=NAME makes "
                  "its own)"));
   }
   ASSIGN_OR_RETURN(std::vector<UniqueFd> fds, OpenQueues(request, queues));
-  LimitFramesOf(option.name);
+  LimitFramesOf(option.target());
   return fds;
 }
 
-absl::StatusOr<std::vector<UniqueFd>> OpenOnBridge(const NetOption& option, uint32_t* queues) {
-  ASSIGN_OR_RETURN(ifreq bridge, RequestFor(option.name));
+absl::StatusOr<std::vector<UniqueFd>> OpenOnBridge(const control::AdapterDefinition& option,
+                                                   uint32_t* queues) {
+  ASSIGN_OR_RETURN(ifreq bridge, RequestFor(option.target()));
   struct stat info {};
-  if (if_nametoindex(option.name.c_str()) == 0) {
+  if (if_nametoindex(option.target().c_str()) == 0) {
     return absl::Status(absl::StatusCode::kNotFound,
-                        AbslView("there is no bridge '" + option.name + "'"));
+                        AbslView("there is no bridge '" + option.target() + "'"));
   }
-  if (stat(("/sys/class/net/" + option.name + "/bridge").c_str(), &info) != 0) {
-    return InvalidArgument("'" + option.name + "' is not a bridge");
+  if (stat(("/sys/class/net/" + option.target() + "/bridge").c_str(), &info) != 0) {
+    return InvalidArgument("'" + option.target() + "' is not a bridge");
   }
   ASSIGN_OR_RETURN(ifreq request, RequestFor("partita%d"));
   ASSIGN_OR_RETURN(std::vector<UniqueFd> fds, OpenQueues(request, queues));
@@ -171,16 +153,16 @@ absl::StatusOr<std::vector<UniqueFd>> OpenOnBridge(const NetOption& option, uint
   if (ioctl(socket.get(), SIOCSIFMTU, &request) != 0) return InterfaceError("a new TAP's MTU");
   bridge.ifr_ifindex = static_cast<int>(if_nametoindex(request.ifr_name));
   if (ioctl(socket.get(), SIOCBRADDIF, &bridge) != 0) {
-    return InterfaceError("adding a port to the bridge " + option.name);
+    return InterfaceError("adding a port to the bridge " + option.target());
   }
   if (ioctl(socket.get(), SIOCGIFFLAGS, &request) != 0) return InterfaceError("a new TAP");
   request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
   if (ioctl(socket.get(), SIOCSIFFLAGS, &request) != 0) return InterfaceError("a new TAP");
-  LimitFramesOf(option.name);
+  LimitFramesOf(option.target());
   return fds;
 }
 
-absl::StatusOr<std::vector<UniqueFd>> OpenUser(const NetOption& option) {
+absl::StatusOr<std::vector<UniqueFd>> OpenUser(const control::AdapterDefinition& option) {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
     return SystemError("creating passt's socket pair");
@@ -200,7 +182,7 @@ absl::StatusOr<std::vector<UniqueFd>> OpenUser(const NetOption& option) {
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
   // By itself passt makes of the gateway's address the host's 127.0.0.1.
   const char* arguments[] = {
-      "passt", "--fd", "3", "--quiet", option.map_gateway ? nullptr : "--no-map-gw", nullptr};
+      "passt", "--fd", "3", "--quiet", option.map_gateway() ? nullptr : "--no-map-gw", nullptr};
   pid_t pid = 0;
   const int error = posix_spawnp(&pid, "passt", &actions, &attributes,
                                  const_cast<char* const*>(arguments), environ);
@@ -221,25 +203,26 @@ absl::StatusOr<std::vector<UniqueFd>> OpenUser(const NetOption& option) {
 
 }  // namespace
 
-absl::StatusOr<NetOption> ParseNetOption(std::string_view text) {
-  NetOption option;
+absl::StatusOr<control::AdapterDefinition> ParseNetOption(std::string_view text) {
+  control::AdapterDefinition option;
+  option.set_name("--net " + std::string(text));
   size_t at = text.find(',');
   const std::string_view what = text.substr(0, at);
-  using Kind = NetOption::Kind;
+  using Kind = control::AdapterDefinition;
   if (what.starts_with("tap=") && what.size() > 4) {
-    option.kind = Kind::kTap;
-    option.name = what.substr(4);
+    option.set_kind(Kind::TAP);
+    option.set_target(std::string(what.substr(4)));
   } else if (what.starts_with("bridge=") && what.size() > 7) {
-    option.kind = Kind::kBridge;
-    option.name = what.substr(7);
+    option.set_kind(Kind::BRIDGE);
+    option.set_target(std::string(what.substr(7)));
   } else if (what == "user") {
-    option.kind = Kind::kUser;
+    option.set_kind(Kind::USER);
   } else if (what == "none") {
-    option.kind = Kind::kNone;
+    option.set_kind(Kind::NONE);
   } else if (what == "null") {
-    option.kind = Kind::kNull;
+    option.set_kind(Kind::NULL_WIRE);
   } else if (what == "loopback") {
-    option.kind = Kind::kLoopback;
+    option.set_kind(Kind::LOOPBACK);
   } else {
     return InvalidArgument("--net takes tap=NAME, bridge=NAME, user or none, not '" +
                            std::string(what) + "'");
@@ -250,21 +233,28 @@ absl::StatusOr<NetOption> ParseNetOption(std::string_view text) {
         text.substr(at + 1, next == std::string_view::npos ? next : next - at - 1);
     at = next;
     if (word.starts_with("mac=")) {
-      ASSIGN_OR_RETURN(option.mac, ParseMac(word.substr(4)));
+      auto mac = MacFromText(word.substr(4));
+      if (!mac.ok()) return InvalidArgument("mac= takes " + std::string(Message(mac.status())));
+      option.set_mac(*mac);
     } else if (word.starts_with("queues=")) {
-      ASSIGN_OR_RETURN(option.queues, ParseNumber(word.substr(7), "queues", 64));
+      ASSIGN_OR_RETURN(const uint32_t queues, ParseNumber(word.substr(7), "queues", 64));
+      option.set_queues(queues);
     } else if (word.starts_with("vlan=")) {
       ASSIGN_OR_RETURN(const uint32_t vlan, ParseNumber(word.substr(5), "vlan", 4094));
-      option.vlan = static_cast<uint16_t>(vlan);
+      option.set_vlan(vlan);
     } else if (word.starts_with("map-gw=")) {
-      if (option.kind != Kind::kUser) return InvalidArgument("map-gw= belongs to --net user");
-      ASSIGN_OR_RETURN(option.map_gateway, ParseSwitch(word.substr(7), "map-gw"));
+      if (option.kind() != Kind::USER) return InvalidArgument("map-gw= belongs to --net user");
+      ASSIGN_OR_RETURN(const bool on, ParseSwitch(word.substr(7), "map-gw"));
+      option.set_map_gateway(on);
     } else if (word.starts_with("spoof=")) {
-      ASSIGN_OR_RETURN(option.spoof, ParseSwitch(word.substr(6), "spoof"));
+      ASSIGN_OR_RETURN(const bool on, ParseSwitch(word.substr(6), "spoof"));
+      option.set_spoofing(on);
     } else if (word.starts_with("dhcp-guard=")) {
-      ASSIGN_OR_RETURN(option.dhcp_guard, ParseSwitch(word.substr(11), "dhcp-guard"));
+      ASSIGN_OR_RETURN(const bool on, ParseSwitch(word.substr(11), "dhcp-guard"));
+      option.set_dhcp_guard(on);
     } else if (word.starts_with("router-guard=")) {
-      ASSIGN_OR_RETURN(option.router_guard, ParseSwitch(word.substr(13), "router-guard"));
+      ASSIGN_OR_RETURN(const bool on, ParseSwitch(word.substr(13), "router-guard"));
+      option.set_router_guard(on);
     } else {
       return InvalidArgument(
           "--net does not know '" + std::string(word) +
@@ -274,13 +264,15 @@ absl::StatusOr<NetOption> ParseNetOption(std::string_view text) {
   return option;
 }
 
-absl::StatusOr<std::vector<UniqueFd>> OpenNet(const NetOption& option, uint32_t* queues) {
-  switch (option.kind) {
-    case NetOption::Kind::kTap:
+absl::StatusOr<std::vector<UniqueFd>> OpenNet(const control::AdapterDefinition& option,
+                                              uint32_t* queues) {
+  switch (option.kind()) {
+    case control::AdapterDefinition::TAP:
       return OpenTap(option, queues);
-    case NetOption::Kind::kBridge:
+    case control::AdapterDefinition::BRIDGE:
+    case control::AdapterDefinition::SWITCH:  // a bridge that `partita switch` made
       return OpenOnBridge(option, queues);
-    case NetOption::Kind::kUser:
+    case control::AdapterDefinition::USER:
       *queues = 1;
       return OpenUser(option);
     default:

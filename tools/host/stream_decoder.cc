@@ -1,4 +1,4 @@
-#include "tools/partita/stream_decoder.h"
+#include "tools/host/stream_decoder.h"
 
 #include <bzlib.h>
 #include <lz4.h>

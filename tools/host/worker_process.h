@@ -1,16 +1,28 @@
 // Starts a worker process and talks to it. One thread.
-#ifndef PARTITA_TOOLS_PARTITA_WORKER_PROCESS_H_
-#define PARTITA_TOOLS_PARTITA_WORKER_PROCESS_H_
+#ifndef PARTITA_TOOLS_HOST_WORKER_PROCESS_H_
+#define PARTITA_TOOLS_HOST_WORKER_PROCESS_H_
 
 #include <sys/types.h>
 
 #include <memory>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "tools/control/channel.h"
 #include "tools/control/control.pb.h"
 
 namespace partita {
+
+struct SpawnedWorker {
+  control::Channel channel;
+  UniqueFd words;  // see WorkerProcess
+  pid_t pid;
+};
+// The path of a program that lies beside this one.
+absl::StatusOr<std::string> ProgramBeside(const char* name);
+// In a process group of its own, or a session, so that no terminal and no group reaches it.
+absl::StatusOr<SpawnedWorker> SpawnWorker(std::string path, bool own_session);
 
 class WorkerProcess {
  public:
@@ -41,4 +53,4 @@ class WorkerProcess {
 
 }  // namespace partita
 
-#endif  // PARTITA_TOOLS_PARTITA_WORKER_PROCESS_H_
+#endif  // PARTITA_TOOLS_HOST_WORKER_PROCESS_H_

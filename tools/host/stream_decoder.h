@@ -1,6 +1,6 @@
 // Decompressors of one shape, fed and emptied piece by piece.
-#ifndef PARTITA_TOOLS_PARTITA_STREAM_DECODER_H_
-#define PARTITA_TOOLS_PARTITA_STREAM_DECODER_H_
+#ifndef PARTITA_TOOLS_HOST_STREAM_DECODER_H_
+#define PARTITA_TOOLS_HOST_STREAM_DECODER_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -27,4 +27,4 @@ class StreamDecoder {
 
 }  // namespace partita
 
-#endif  // PARTITA_TOOLS_PARTITA_STREAM_DECODER_H_
+#endif  // PARTITA_TOOLS_HOST_STREAM_DECODER_H_

@@ -1,4 +1,4 @@
-#include "tools/partita/kernel_image.h"
+#include "tools/host/kernel_image.h"
 
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "tools/partita/stream_decoder.h"
+#include "tools/host/stream_decoder.h"
 
 namespace partita {
 namespace {
