@@ -103,10 +103,13 @@ Machine::Machine(EventLoop& loop, control::Start start, std::vector<UniqueFd> de
       descriptors_(std::move(descriptors)),
       events_(std::move(events)),
       console_(loop,
-               UniqueFd(start_.console() == control::CONSOLE_NONE
+               UniqueFd(start_.console() == control::CONSOLE_NONE ||
+                                start_.console() == control::CONSOLE_HUB
                             ? -1
                             : dup(Descriptor(start_.console_fd()))),
-               start_.console() == control::CONSOLE_LISTEN) {}
+               start_.console() == control::CONSOLE_LISTEN ? Console::Kind::kListen
+               : start_.console() == control::CONSOLE_HUB  ? Console::Kind::kHub
+                                                           : Console::Kind::kStream) {}
 
 Machine::~Machine() { console_.Attach(nullptr); }
 
@@ -506,6 +509,7 @@ void Machine::ApplyPause() {
   services_->heartbeat.SetPaused(pause);
   services_->time.SetPaused(pause);
   if (!pause) partition_->Resume();
+  TellCondition();
 }
 
 // Answers once, and in any case within a limit: a guest that never answers holds a place of those
@@ -587,6 +591,10 @@ void Machine::Handle(const control::Request& request, std::vector<UniqueFd> desc
       device->adapter->SetLink(request.set_link().up());
       return answer(absl::OkStatus());
     }
+    case control::Request::kAttachConsole:
+      if (descriptors.empty()) return answer(console_.MayVisit(request.attach_console().write()));
+      return answer(
+          console_.AddVisitor(std::move(descriptors[0]), request.attach_console().write()));
     case control::Request::kFreeze:
       return services_->snapshot.Freeze(std::clamp(request.freeze().seconds(), 1u, 300u), answer);
     case control::Request::kThaw:

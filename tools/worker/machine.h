@@ -35,6 +35,7 @@ class Machine {
     std::function<void(int status, std::string reason)> ended;
     std::function<void(std::string notice)> notice;
     std::function<void(uint32_t port, uint64_t id)> socket_wanted;
+    std::function<void(bool paused, bool waiting_for_space)> condition;
   };
   // `descriptors` are those that came with `start`; taken over.
   Machine(EventLoop& loop, control::Start start, std::vector<UniqueFd> descriptors, Events events);
@@ -44,6 +45,8 @@ class Machine {
   // Stops VPs, finishes I/O, flushes disks, then reports `ended`.
   void Stop(int status, std::string reason);
   void DescribeTo(StatSink& sink) const;
+  // Tells `condition` as it is, though nothing changed.
+  void TellCondition() const { events_.condition(paused_, waiting_for_space_ > 0); }
   // Does what a request says, one of those that are answered; `reply` is called once, perhaps
   // later.
   // `descriptors` came with it.

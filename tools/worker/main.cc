@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "tools/control/channel.h"
 #include "tools/worker/machine.h"
+#include "tools/worker/supervisor_link.h"
 
 namespace partita {
 namespace {
@@ -23,49 +24,79 @@ constexpr int kControlFd = 3;
 
 class Worker {
  public:
-  Worker(std::unique_ptr<EventLoop> loop, control::Channel channel)
-      : loop_(std::move(loop)), channel_(std::move(channel)) {}
+  explicit Worker(std::unique_ptr<EventLoop> loop)
+      : loop_(std::move(loop)), link_(*loop_, UniqueFd(kControlFd)) {}
 
   int Run() {
     if (const absl::Status status = WatchSignals(); !status.ok()) return Fail(status);
     control::Request request;
     std::vector<UniqueFd> descriptors;
-    if (absl::Status s = channel_.Receive(&request, &descriptors); !s.ok()) return Fail(s);
+    if (absl::Status s = link_.ReceiveStart(&request, &descriptors); !s.ok()) return Fail(s);
     if (!request.has_start()) return Fail(InvalidArgument("the first request is not Start"));
-    machine_ = std::make_unique<Machine>(
-        *loop_, request.start(), std::move(descriptors),
-        Machine::Events{.ended =
-                            [this](int status, std::string reason) {
-                              SendEnded(status, std::move(reason));
-                              loop_->Stop();
-                            },
-                        .notice =
-                            [this](std::string text) {
-                              control::Event event;
-                              event.set_notice(std::move(text));
-                              static_cast<void>(channel_.Send(event).ok());
-                            },
-                        .socket_wanted =
-                            [this](uint32_t port, uint64_t id) {
-                              control::Event event;
-                              event.mutable_socket_wanted()->set_port(port);
-                              event.mutable_socket_wanted()->set_wanted(id);
-                              static_cast<void>(channel_.Send(event).ok());
-                            }});
+    const control::Start& start = request.start();
+    const auto take = [&descriptors](bool given, int32_t index) {
+      const auto at = static_cast<size_t>(index);
+      return given && index >= 0 && at < descriptors.size() ? std::move(descriptors[at])
+                                                            : UniqueFd();
+    };
+    UniqueFd listener = take(start.has_listen_fd(), start.listen_fd());
+    report_ = take(start.has_report_fd(), start.report_fd());
+    machine_ = std::make_unique<Machine>(*loop_, start, std::move(descriptors), MachineEvents());
     if (absl::Status s = machine_->Start(); !s.ok()) return Fail(s);
     control::Event started;
     started.set_started(true);
-    if (!channel_.Send(started).ok()) return control::kExitStartFailed;
-    if (absl::Status s = loop_->Add(channel_.fd(), EPOLLIN, [this](uint32_t) { OnRequest(); });
-        !s.ok()) {
-      return Fail(s);
-    }
+    link_.Send(started);
+    const absl::Status served = link_.Serve(
+        std::move(listener), start.secret(),
+        {.request = [this](const control::Request& asked, std::vector<UniqueFd> files,
+                           uint64_t session) { OnRequest(asked, std::move(files), session); },
+         .lost =
+             [this] {
+               machine_->Stop(control::kExitSignalBase + SIGHUP, "the controlling process is gone");
+             },
+         .connected =
+             [this] {
+               control::Event event;
+               event.set_started(true);
+               link_.Send(event);
+               machine_->TellCondition();
+             }});
+    if (!served.ok()) return Fail(served);
     loop_->Run();
     machine_.reset();
     return status_;
   }
 
  private:
+  Machine::Events MachineEvents() {
+    return {.ended =
+                [this](int status, std::string reason) {
+                  SendEnded(status, std::move(reason));
+                  loop_->Stop();
+                },
+            .notice =
+                [this](std::string text) {
+                  control::Event event;
+                  event.set_notice(std::move(text));
+                  link_.Send(event);
+                },
+            .socket_wanted =
+                [this](uint32_t port, uint64_t id) {
+                  control::Event event;
+                  event.mutable_socket_wanted()->set_port(port);
+                  event.mutable_socket_wanted()->set_wanted(id);
+                  link_.Send(event);
+                },
+            .condition =
+                [this](bool paused, bool waiting_for_space) {
+                  control::Event event;
+                  event.mutable_condition()->set_paused(paused);
+                  event.mutable_condition()->set_waiting_for_space(waiting_for_space);
+                  event.mutable_condition()->set_pid(getpid());
+                  link_.Send(event);
+                }};
+  }
+
   int Fail(const absl::Status& status) {
     SendEnded(control::kExitStartFailed, std::string(Message(status)));
     return control::kExitStartFailed;
@@ -77,7 +108,13 @@ class Worker {
     control::Event event;
     event.mutable_ended()->set_status(status);
     event.mutable_ended()->set_reason(std::move(reason));
-    static_cast<void>(channel_.Send(event).ok());
+    // For a supervisor that is away.
+    const std::string text = event.ended().SerializeAsString();
+    if (report_.valid() &&
+        pwrite(report_.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
+      Log("how the partition ended could not be written");
+    }
+    link_.Send(event);
   }
 
   void SendStats() {
@@ -88,7 +125,7 @@ class Worker {
     for (const auto& [name, value] : sink.values()) {
       (*event.mutable_stats()->mutable_values())[name] = value;
     }
-    static_cast<void>(channel_.Send(event).ok());
+    link_.Send(event);
   }
 
   absl::Status WatchSignals() {
@@ -112,40 +149,24 @@ class Worker {
                    "stopped by signal " + std::to_string(signal));
   }
 
-  void OnRequest() {
-    control::Request request;
-    std::vector<UniqueFd> descriptors;
-    const absl::Status status = channel_.Receive(&request, &descriptors);
-    if (absl::IsUnavailable(status)) {  // whoever started us is gone
-      loop_->Remove(channel_.fd());
-      return machine_->Stop(control::kExitSignalBase + SIGHUP, "the controlling process is gone");
-    }
-    if (!status.ok()) return Log(Message(status));
+  void OnRequest(const control::Request& request, std::vector<UniqueFd> descriptors,
+                 uint64_t session) {
     if (request.has_stop()) {
       StopBySignal(request.stop().signal());
     } else if (request.has_get_stats()) {
       SendStats();
     } else if (request.id() != 0) {
       machine_->Handle(request, std::move(descriptors),
-                       [this, id = request.id()](control::Reply reply) {
-                         control::Event event;
-                         *event.mutable_reply() = std::move(reply);
-                         event.mutable_reply()->set_id(id);
-                         const absl::Status sent = channel_.Send(event);
-                         if (sent.ok()) return;
-                         // Whoever asked is told in any case, or it would wait for ever.
-                         event.mutable_reply()->Clear();
-                         event.mutable_reply()->set_id(id);
-                         event.mutable_reply()->set_error("the answer could not be sent: " +
-                                                          std::string(Message(sent)));
-                         if (!channel_.Send(event).ok()) Log(Message(sent));
+                       [this, session, id = request.id()](control::Reply reply) {
+                         link_.Reply(session, id, std::move(reply));
                        });
     }
   }
 
   std::unique_ptr<EventLoop> loop_;
-  control::Channel channel_;
+  SupervisorLink link_;
   UniqueFd signals_;
+  UniqueFd report_;
   std::unique_ptr<Machine> machine_;
   int status_ = control::kExitStartFailed;
 };
@@ -159,7 +180,7 @@ int Main() {
     Log(Message(loop.status()));
     return control::kExitStartFailed;
   }
-  return Worker(*std::move(loop), control::Channel(UniqueFd(kControlFd))).Run();
+  return Worker(*std::move(loop)).Run();
 }
 
 }  // namespace
