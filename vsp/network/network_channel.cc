@@ -18,8 +18,9 @@ namespace {
 namespace proto = vmbus::network;
 
 constexpr int kDoorbellFile = 0, kWakeFile = 1;  // the backend's follow
-// In a section: RNDIS header and up to three records of per-packet information, then the frame.
-// Fixed, so that the frame can be received in place before anything is known of it.
+// In a section, which is of whole pages: RNDIS header and up to three records of per-packet
+// information, then the frame. Fixed, so that the frame can be received in place before anything is
+// known of it.
 constexpr uint32_t kHeadroom = 96;
 static_assert(kHeadroom >= sizeof(proto::RndisFrame) + 3 * sizeof(proto::PacketInfo32));
 constexpr uint32_t kEthernet = 14, kTag = 4;
@@ -29,6 +30,12 @@ constexpr uint32_t kLargestFrame = 65535 + kEthernet + kTag;
 constexpr uint32_t kSendSection = 6144;
 constexpr uint64_t kMaxReceiveBuffer = 32 << 20;
 constexpr uint32_t kMaxSlots = 32;
+
+// A section for frames of up to `frame` bytes.
+constexpr uint32_t WholePages(uint32_t frame) {
+  constexpr auto kPage = static_cast<uint32_t>(kPageSize);
+  return (kHeadroom + frame + kPage - 1) / kPage * kPage;
+}
 
 }  // namespace
 
@@ -348,14 +355,24 @@ void NetworkChannel::HandleBuffer(const proto::Nvsp& message, uint64_t transacti
                      });
 }
 
+// Every piece of a frame costs both sides more than the bytes in it. So where the guest's buffer is
+// large enough (Linux gives 16 MiB), a section holds any frame that may be coalesced; where it is
+// not, many sections are worth more.
+uint32_t NetworkChannel::SectionSize(uint64_t buffer) const {
+  constexpr uint64_t kFewest = 128, kFewestOfAChannel = 16;
+  constexpr uint32_t kLarge = WholePages(kLargestFrame);
+  const uint64_t fewest = std::max(kFewest, kFewestOfAChannel * adapter_.options().queues);
+  if (CanCoalesce() && buffer / kLarge >= fewest) return kLarge;
+  return WholePages(mtu_ + kEthernet + kTag);
+}
+
 void NetworkChannel::UseReceiveBuffer(const std::shared_ptr<const vmbus::Gpadl>& gpadl,
                                       uint64_t transaction) {
   proto::Nvsp reply{.type = proto::kSendReceiveBufferComplete, .body = {}};
   reply.body[proto::kReceiveStatus] = proto::kNvspFail;
   auto session = std::make_unique<Session>();
-  // Whole pages, so that a section is one piece of host memory.
-  const uint32_t frame = kHeadroom + mtu_ + kEthernet + kTag;
-  session->section_size = (frame + kPageSize - 1) / kPageSize * kPageSize;
+  session->plain_bytes = WholePages(mtu_ + kEthernet + kTag) - kHeadroom;
+  if (gpadl != nullptr) session->section_size = SectionSize(gpadl->byte_count);
   if (gpadl != nullptr && version_ != 0 && gpadl->byte_offset == 0 &&
       gpadl->byte_count <= kMaxReceiveBuffer && gpadl->byte_count >= session->section_size) {
     session->receive = SharedBuffer::Create(channel_->memory(), gpadl->pfns, gpadl->byte_count);
@@ -703,7 +720,7 @@ ReceiveSlot* NetworkChannel::TakeSlot() {
   free_slots_.pop_back();
   ++slots_out_;
   slot.iovecs.resize(1);
-  const uint32_t useful = session_->section_size - kHeadroom;
+  const uint32_t useful = coalesced_ ? session_->section_size - kHeadroom : session_->plain_bytes;
   for (const uint32_t section : slot.sections) {
     session_->receive->AppendTo(slot.iovecs, uint64_t{section} * session_->section_size + kHeadroom,
                                 useful);
@@ -724,8 +741,8 @@ void NetworkChannel::ReleaseSlot(Slot& slot, uint32_t used) {
 
 void NetworkChannel::OnReceived(ReceiveSlot& received, uint32_t length) {
   auto& slot = static_cast<Slot&>(received);
-  // A slot holds more than any frame of the guest's MTU: this one is longer and was cut off, or was
-  // on its way when the guest switched coalescing off.
+  // A slot holds more than any frame of the guest's MTU, or of 64 KiB: this one is longer and was
+  // cut off, or was on its way when the guest switched coalescing off.
   const bool cut = length >= slot.capacity;
   length = std::min(length, slot.capacity);
   if (length < kEthernet || cut || stopping_ || slot.session != session_ || !filter_.open) {
@@ -781,7 +798,8 @@ void NetworkChannel::Deliver(Slot& slot, uint32_t length) {
   }
 
   const uint32_t used = (length + useful - 1) / useful;
-  if (used > 1) counters_.large_received.Add();
+  const bool coalesced = used > 1 || length > session.plain_bytes;
+  if (coalesced) counters_.large_received.Add();
   if (pending_.session != nullptr &&
       (pending_.session != slot.session || pending_.ranges.size() + used > kRangesPerPacket)) {
     queued_.push_back(std::exchange(pending_, {}));
@@ -807,7 +825,7 @@ void NetworkChannel::Deliver(Slot& slot, uint32_t length) {
       std::memcpy(message.info, info, sizeof(info[0]) * records);
       here = records;
     }
-    if (used > 1) {
+    if (coalesced) {
       const uint32_t record[4] = {
           sizeof(proto::PacketInfo32), proto::kInfoPacketId, sizeof(proto::PacketInfo),
           proto::kPacketIdVersion | proto::kPacketIdPart | (i == 0 ? proto::kPacketIdFirst : 0) |

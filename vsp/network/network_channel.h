@@ -96,6 +96,8 @@ class NetworkChannel final : public FrameOwner {
     return version_ >= vmbus::network::kVersion6_1 && adapter_.backend().properties().coalesced;
   }
   void HandleBuffer(const vmbus::network::Nvsp& message, uint64_t transaction);
+  // Of a receive buffer of so many bytes.
+  [[nodiscard]] uint32_t SectionSize(uint64_t buffer) const;
   void UseReceiveBuffer(const std::shared_ptr<const vmbus::Gpadl>& gpadl, uint64_t transaction);
   void UseSendBuffer(const std::shared_ptr<const vmbus::Gpadl>& gpadl, uint64_t transaction);
   // Lets go of what belongs to another session than the present one and is not in use by I/O.

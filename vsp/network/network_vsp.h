@@ -45,6 +45,7 @@ struct Session {
   std::shared_ptr<SharedBuffer> send;
   std::unique_ptr<SectionPool> sections;
   uint32_t section_size = 0;            // of the receive buffer
+  uint32_t plain_bytes = 0;             // of a frame that is not coalesced, and some to spare
   uint32_t section_batch = 1;           // that a channel takes from the pool at a time
   uint32_t sections_per_large = 1;      // sections that a coalesced frame may need
   uint32_t slots = 1, large_slots = 1;  // frames a channel may wait for at a time
