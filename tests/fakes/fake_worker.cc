@@ -125,6 +125,7 @@ class FakeWorker {
         pair->set_value("OK");
         (*reply.mutable_numbers())["memory_assigned_bytes"] = start_.memory_bytes();
         (*reply.mutable_numbers())["service.shutdown"] = 1;
+        (*reply.mutable_numbers())["service.key-value pairs"] = 1;
         break;
       }
       case control::Request::kLiveStats:
@@ -135,6 +136,12 @@ class FakeWorker {
         visitors_.push_back(std::move(files[0]));
         static_cast<void>(write(visitors_.back().get(), "kept\n", 5) == 5);
         break;
+      case control::Request::kAddresses: {
+        control::Pair* pair = reply.add_texts();
+        pair->set_name("nic0.addresses");
+        pair->set_value("10.0.0.2;fe80::2");
+        break;
+      }
       case control::Request::kAddDisk: {
         control::Pair* pair = reply.add_texts();
         pair->set_name("id");

@@ -37,7 +37,7 @@ void Operations::End(const std::string& id, Operation::State state, std::optiona
   operation.ended = WallTime();
   if (state == Operation::State::kSucceeded) operation.progress_percent = 100;
   ended_.push_back(id);
-  for (const auto& then : std::exchange(operation.waiting, {})) then();
+  for (const auto& [number, then] : std::exchange(operation.waiting, {})) then();
   while (ended_.size() > kKept) {
     operations_.erase(ended_.front());
     ended_.pop_front();
@@ -60,12 +60,14 @@ void Operations::Wait(const std::string& id, uint32_t milliseconds, std::functio
       it->second.state != Operation::State::kRunning || it->second.waiting.size() >= kMostWaiting) {
     return then();
   }
-  auto once = [called = std::make_shared<bool>(false), then = std::move(then)] {
-    if (!std::exchange(*called, true)) then();
-  };
-  it->second.waiting.emplace_back(once);
-  loop_.After(milliseconds, [once, alive = std::weak_ptr<bool>(alive_)] {
-    if (!alive.expired()) once();
+  const uint64_t number = next_waiter_++;
+  it->second.waiting[number] = std::move(then);
+  loop_.After(milliseconds, [this, id, number, alive = std::weak_ptr<bool>(alive_)] {
+    if (alive.expired()) return;
+    const auto late = operations_.find(id);
+    if (late == operations_.end()) return;
+    const auto waiter = late->second.waiting.extract(number);
+    if (!waiter.empty()) waiter.mapped()();
   });
 }
 

@@ -25,7 +25,7 @@ struct Operation {
   std::optional<ApiError> error;
   std::string started, ended;
   bool can_cancel = false;
-  std::vector<std::function<void()>> waiting;
+  std::map<uint64_t, std::function<void()>> waiting;  // by the number of who waits
 };
 
 class Operations {
@@ -52,7 +52,7 @@ class Operations {
   void End(const std::string& id, Operation::State state, std::optional<ApiError> error);
   EventLoop& loop_;
   std::string prefix_;  // ids of another run of the service are other ones
-  uint64_t next_ = 1;
+  uint64_t next_ = 1, next_waiter_ = 1;
   std::map<std::string, Operation> operations_;
   std::deque<std::string> ended_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

@@ -70,4 +70,17 @@ void TakeStatus(Vm& vm, const control::Reply& reply) {
   }
 }
 
+void TakeAddresses(Vm& vm, const control::Reply& reply) {
+  constexpr size_t kMost = 64, kLongest = 64;
+  vm.status.addresses.clear();
+  for (const control::Pair& pair : reply.texts()) {
+    if (!pair.name().ends_with(".addresses")) continue;
+    std::istringstream list(pair.value());
+    for (std::string address; std::getline(list, address, ';');) {
+      if (address.empty() || address.size() > kLongest) continue;
+      if (vm.status.addresses.size() < kMost) vm.status.addresses.push_back(address);
+    }
+  }
+}
+
 }  // namespace partita::service

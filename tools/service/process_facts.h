@@ -11,6 +11,8 @@ namespace partita::service {
 void LookAtProcess(Vm& vm);
 // The reply to GetStatus.
 void TakeStatus(Vm& vm, const control::Reply& reply);
+// The reply to Addresses.
+void TakeAddresses(Vm& vm, const control::Reply& reply);
 
 }  // namespace partita::service
 

@@ -225,8 +225,8 @@ std::optional<RunFile> Store::LoadRun(const std::string& id) const {
 }
 
 void Store::RemoveRun(const std::string& id) const {
-  unlinkat(run_.get(), (id + kSuffix).c_str(), 0);
   unlinkat(run_.get(), (id + ".end").c_str(), 0);
+  unlinkat(run_.get(), (id + kSuffix).c_str(), 0);
 }
 
 std::vector<std::string> Store::Runs() const {

@@ -147,8 +147,8 @@ void Supervisor::FailStart(Vm& vm, const ApiError& error) {
   vm.stored.last_end = LastEnd{.status = 1, .reason = error.message, .time = WallTime()};
   vm.stored.wanted_running = false;
   inventory_.Note(vm);
-  store_.RemoveRun(vm.id());
   unlink(SocketPath(vm).c_str());
+  store_.RemoveRun(vm.id());  // last: while it is there the rest is found and removed
   vm.worker = nullptr;
   vm.run = 0;
   MoveTo(vm, VmState::kOff);
@@ -182,15 +182,16 @@ void Supervisor::OnOpened(const std::string& id, uint64_t run,
 absl::Status Supervisor::Spawn(Vm& vm, StartPackage package) {
   const std::string path = SocketPath(vm);
   unlink(path.c_str());  // of a worker that is gone: this VM has none
-  constexpr size_t kBacklog = 4;
-  ASSIGN_OR_RETURN(UniqueFd listener, ListenForOwner("worker", path, SOCK_SEQPACKET, kBacklog));
   std::string secret(kSecretBytes, '\0');
   if (getrandom(secret.data(), secret.size(), 0) != static_cast<ssize_t>(secret.size())) {
     return SystemError("getrandom");
   }
-  ASSIGN_OR_RETURN(UniqueFd report, store_.NewReport(vm.id()));
+  // First of all: what is made behind it is removed with it.
   RETURN_IF_ERROR(
       store_.SaveRun(vm.id(), {.socket = path, .secret = Hex(secret), .boot_id = BootId()}));
+  constexpr size_t kBacklog = 4;
+  ASSIGN_OR_RETURN(UniqueFd listener, ListenForOwner("worker", path, SOCK_SEQPACKET, kBacklog));
+  ASSIGN_OR_RETURN(UniqueFd report, store_.NewReport(vm.id()));
   package.start.set_console(control::CONSOLE_HUB);
   package.start.set_listen_fd(package.Own(std::move(listener)));
   package.start.set_secret(secret);
@@ -269,8 +270,8 @@ void Supervisor::AfterEnd(Vm& vm, const LastEnd& end, bool crashed) {
       vm.keep_wanted || (crashed && vm.stored.definition.actions().restart_on_crash());
   vm.keep_wanted = false;
   inventory_.Note(vm);
-  store_.RemoveRun(vm.id());
   unlink(SocketPath(vm).c_str());
+  store_.RemoveRun(vm.id());  // last: while it is there the rest is found and removed
   // Its own callback may be what runs.
   loop_.Post([link = std::shared_ptr<WorkerLink>(std::move(vm.worker))] {});
   vm.worker = nullptr;
@@ -543,11 +544,29 @@ void Supervisor::Poll(Vm& vm) {
                    if (!reply.ok()) return;
                    at->heard_ms = NowMs();
                    TakeStatus(*at, *reply);
+                   AskAddresses(*at);
                    if (at->state != VmState::kRunningCritical) return;
                    control::Condition condition;
                    condition.set_paused(at->told_paused);
                    condition.set_waiting_for_space(at->waiting_for_space);
                    OnCondition(*at, condition);
+                 });
+}
+
+// Now and then; the guest's daemon, if there is one, looks at all of its adapters for it.
+void Supervisor::AskAddresses(Vm& vm) {
+  constexpr uint32_t kEach = 5;
+  const auto pairs = vm.status.services.find("key-value pairs");
+  if (vm.polls++ % kEach != 0 || vm.stored.definition.adapters().empty() ||
+      pairs == vm.status.services.end() || !pairs->second) {
+    return;
+  }
+  control::Request request;
+  request.mutable_addresses();
+  vm.worker->Ask(std::move(request), {}, kAskMs,
+                 [this, id = vm.id(), run = vm.run](const absl::StatusOr<control::Reply>& reply) {
+                   Vm* at = At(id, run);
+                   if (at != nullptr && reply.ok()) TakeAddresses(*at, *reply);
                  });
 }
 

@@ -76,6 +76,7 @@ class Supervisor {
   void StartByThemselves();
   void PollAll();
   void Poll(Vm& vm);
+  void AskAddresses(Vm& vm);
   [[nodiscard]] std::string SocketPath(const Vm& vm) const;
   // The VM, if it still has the worker of that run.
   [[nodiscard]] Vm* At(const std::string& id, uint64_t run) const;

@@ -40,6 +40,7 @@ struct Vm {
   bool waiting_for_space = false, told_paused = false;
   bool keep_wanted = false;  // it is stopped with the host, and to run again with it
   bool polling = false;
+  uint32_t polls = 0;                      // answered
   uint64_t restart_number = 0;             // a start that is due later; another request cancels it
   std::deque<uint64_t> crashes_ms;         // CLOCK_MONOTONIC
   std::map<std::string, std::string> hot;  // path of a disk that was added -> its device's id
