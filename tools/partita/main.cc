@@ -16,6 +16,7 @@
 #include "tools/partita/run_command.h"
 #include "tools/partita/run_config.h"
 #include "tools/partita/switch_command.h"
+#include "tools/shell/program.h"
 
 namespace partita {
 namespace {
@@ -27,6 +28,10 @@ std::string NearestOf(const CLI::App& app, const std::string& typed) {
     for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
   }
   for (const CLI::App* sub : app.get_subcommands({})) known.push_back(sub->get_name());
+  if (app.get_parent() == nullptr) {
+    const shell::CmdletTable cmdlets = shell::AllCmdlets();
+    for (const shell::CmdletInfo& info : cmdlets.cmdlets()) known.push_back(info.Name());
+  }
   return Nearest(typed, known);
 }
 
@@ -377,6 +382,10 @@ void AddSwitch(CLI::App& root, SwitchVerbs& verbs) {
 int Main(int argc, char** argv) {
   CLI::App root("Partita runs unmodified Hyper-V guests on Linux KVM.", "partita");
   root.require_subcommand(1);
+  root.footer(
+      "Anything else is the shell's: partita Get-Command, partita -c TEXT, partita SCRIPT,\n"
+      "or a script at standard input. Its output is for people, or --json, --jsonl, --csv;\n"
+      "partita Get-Help explains its language.");
   RunOptions run;
   AddRun(root, run);
   BenchOptions bench;
@@ -397,6 +406,13 @@ int Main(int argc, char** argv) {
   CLI::App* host = root.add_subcommand("host", "Show what this host's KVM and kernel offer");
   bool json = false;
   host->add_flag("--json", json, "Machine-readable");
+  const std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
+  const auto commands = root.get_subcommands([](const CLI::App*) { return true; });
+  const bool own = !arguments.empty() &&
+                   std::any_of(commands.begin(), commands.end(), [&](const CLI::App* command) {
+                     return command->check_name(arguments.front());
+                   });
+  if (!own && shell::TakesArguments(arguments)) return shell::RunProgram(arguments);
   try {
     root.parse(argc, argv);
   } catch (const CLI::Success& success) {

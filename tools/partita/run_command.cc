@@ -25,11 +25,11 @@
 #include "tools/host/disk_option.h"
 #include "tools/host/net_option.h"
 #include "tools/host/start_builder.h"
+#include "tools/host/terminal.h"
 #include "tools/host/unix_socket.h"
 #include "tools/host/worker_process.h"
 #include "tools/partita/control_server.h"
 #include "tools/partita/output.h"
-#include "tools/partita/terminal.h"
 #include "tools/partita/vsock_server.h"
 
 namespace partita {

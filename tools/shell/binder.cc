@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "tools/control/nearest.h"
 #include "tools/shell/text.h"
 
 namespace partita::shell {
@@ -80,6 +81,13 @@ std::optional<Value> Convert(const Parameter& p, const Value& value, const Value
     return Value(Array{std::move(*one)});
   }
   const Array* texts = text.IfArray();
+  if (!p.array && values->size() > 1 && texts != nullptr &&
+      (p.type == ParameterType::kString || p.type == ParameterType::kPath)) {
+    // `console=ttyS0,115200` is one text where one is wanted.
+    std::vector<std::string> parts;
+    for (const Value& part : *texts) parts.push_back(ToText(part));
+    return Value(Join(parts, ","));
+  }
   if (!p.array) {
     if (values->size() != 1) return std::nullopt;
     return ConvertOne(p, values->front(), texts == nullptr ? values->front() : texts->front());
@@ -232,8 +240,21 @@ Result<Parameter> FindParameter(const CmdletInfo& info, std::string_view name) {
       found.push_back(std::move(p));
   }
   if (found.size() == 1) return std::move(found.front());
-  if (found.empty())
-    return Wrong(info, "ParameterNotFound", "there is no parameter -" + std::string(name));
+  if (found.empty()) {
+    ErrorRecord error =
+        Wrong(info, "ParameterNotFound", "there is no parameter -" + std::string(name));
+    std::vector<std::string> known;
+    for (const Parameter& p : AllParameters(info)) known.push_back(Lower(p.name));
+    if (const std::string near = Nearest(Lower(name), known); !near.empty()) {
+      const auto all = AllParameters(info);
+      error.next_step = "did you mean -" +
+                        std::find_if(all.begin(), all.end(),
+                                     [&](const Parameter& p) { return Lower(p.name) == near; })
+                            ->name +
+                        "?";
+    }
+    return error;
+  }
   std::vector<std::string> names;
   for (const Parameter& p : found) names.push_back("-" + p.name);
   return Wrong(info, "AmbiguousParameter",

@@ -4,6 +4,7 @@
 #include <array>
 #include <set>
 
+#include "tools/control/nearest.h"
 #include "tools/shell/text.h"
 
 namespace partita::shell {
@@ -213,6 +214,13 @@ std::vector<std::string> CmdletTable::Problems() const {
     CheckCmdlet(info, &out);
   }
   return out;
+}
+
+std::string NearestCommand(const CmdletTable& table, std::string_view typed) {
+  std::vector<std::string> known;
+  for (const CmdletInfo& info : table.cmdlets()) known.push_back(Lower(info.Name()));
+  const CmdletInfo* near = table.Find(Nearest(Lower(typed), known));
+  return near == nullptr ? "" : near->Name();
 }
 
 }  // namespace partita::shell

@@ -140,6 +140,9 @@ class CmdletTable {
   std::vector<CmdletInfo> cmdlets_;
 };
 
+// "Did you mean ...?": the cmdlet whose name or alias is nearest; empty if none is near.
+std::string NearestCommand(const CmdletTable& table, std::string_view typed);
+
 }  // namespace partita::shell
 
 #endif  // PARTITA_TOOLS_SHELL_CMDLET_H_

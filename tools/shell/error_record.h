@@ -20,10 +20,17 @@ enum class ErrorCategory {
   kPermissionDenied,
   kInvalidState,
   kTimeout,
-  kUnavailable,
+  kExists,
+  kBusy,
+  kUnavailable,  // what a request needs is not there
+  kLimits,
+  kNotImplemented,
+  kUnreachable,  // the service itself
   kCancelled,
 };
+// PowerShell's names, which the service uses too.
 std::string_view CategoryName(ErrorCategory category);
+ErrorCategory CategoryOf(std::string_view name);
 
 // What a program that calls the shell sees.
 enum class ExitStatus : int {
@@ -41,13 +48,13 @@ ExitStatus StatusOf(ErrorCategory category);
 ExitStatus Worse(ExitStatus before, ExitStatus now);
 
 struct ErrorRecord {
-  std::string id;
+  std::string id = {};
   ErrorCategory category = ErrorCategory::kNotSpecified;
-  std::string target;
-  std::string message;
-  std::vector<std::string> cause;  // from the nearest to the root
-  std::string next_step;           // what the user can do; may be empty
-  std::optional<size_t> position;  // in the source line, where the fault is there
+  std::string target = {};
+  std::string message = {};
+  std::vector<std::string> cause = {};  // from the nearest to the root
+  std::string next_step = {};           // what the user can do; may be empty
+  std::optional<size_t> position = {};  // in the source line, where the fault is there
 };
 
 // A T or the reason why there is none.

@@ -13,13 +13,15 @@ namespace {
 constexpr int kMaxDepth = 24;
 constexpr size_t kMaxStages = 32;
 
-ErrorRecord CommandNotFound(const Command& command) {
+ErrorRecord CommandNotFound(const Command& command, const CmdletTable& table) {
   ErrorRecord error;
   error.id = "CommandNotFound";
   error.category = ErrorCategory::kInvalidArgument;
   error.target = command.name;
   error.message = "there is no cmdlet or alias '" + command.name + "'";
   error.next_step = "Get-Command lists what there is";
+  if (const std::string near = NearestCommand(table, command.name); !near.empty())
+    error.next_step = "did you mean " + near + "?";
   error.position = command.position;
   return error;
 }
@@ -49,7 +51,8 @@ Value AsTyped(const Expr& expr, const Value& value) {
 
 void Interpreter::Failed(const ErrorRecord& error, bool silent) {
   status_ = Worse(status_, StatusOf(error.category));
-  if (!silent) session_->Report(error, source_);
+  // Who pressed Ctrl-C knows it.
+  if (!silent && error.category != ErrorCategory::kCancelled) session_->Report(error, source_);
 }
 
 void Interpreter::Terminate(ErrorRecord error) {
@@ -120,7 +123,7 @@ bool Interpreter::RunPipeline(const Pipeline& pipeline, const Sink& sink) {
   for (const Command& command : pipeline.commands) {
     const CmdletInfo* info = session_->table().Find(command.name);
     if (info == nullptr) {
-      Terminate(CommandNotFound(command));
+      Terminate(CommandNotFound(command, session_->table()));
       return false;
     }
     std::vector<EvaluatedArgument> arguments;

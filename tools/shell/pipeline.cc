@@ -72,6 +72,13 @@ class Stage : public Context {
     if (!ask_ || all_) return !none_;
     if (none_) return false;
     const Answer answer = session().console().Ask(Printable("Do " + what + "?"));
+    if (answer == Answer::kNobody) {
+      Error({.id = "ConfirmationNeeded",
+             .category = ErrorCategory::kInvalidArgument,
+             .target = std::string(target),
+             .message = what + " asks first, and there is nobody to ask",
+             .next_step = "-Confirm:$false does it without a question"});
+    }
     all_ = answer == Answer::kYesToAll;
     none_ = answer == Answer::kNoToAll;
     return answer == Answer::kYes || answer == Answer::kYesToAll;

@@ -102,11 +102,24 @@ class TextRenderer : public Renderer {
     }
     std::string shape = object->type_name;
     for (const std::string& name : PropertyNames(value, {})) shape += '\n' + name;
-    if (!rows_.empty() && (shape != shape_ || rows_.size() >= kTableBatch)) Flush();
+    if (shape != shape_ || rows_.size() >= kTableBatch) Flush();
     shape_ = std::move(shape);
     rows_.push_back(value);
   }
   void Finish() override { Flush(); }
+  void ShowNow() override {
+    if (rows_.empty()) return;
+    const std::vector<Value> rows = std::exchange(rows_, {});
+    const View* view = views_.Find(rows.front().IfObject()->type_name);
+    const std::vector<std::string> names = PropertyNames(rows.front(), {});
+    const std::vector<std::string> lines =
+        TableLines(rows, view != nullptr ? view->columns : ColumnsFor(rows, names), width_);
+    std::string text = headed_ ? "" : "\n";
+    // The titles stand above the first rows alone.
+    for (size_t i = headed_ ? 2 : 0; i < lines.size(); ++i) text += lines[i] + "\n";
+    headed_ = true;
+    out_(text);
+  }
 
  private:
   std::string Plain(const Value& value) const {
@@ -114,6 +127,7 @@ class TextRenderer : public Renderer {
     return terminal_ ? Printable(text, true) : text;
   }
   void Flush() {
+    headed_ = false;
     if (rows_.empty()) return;
     const std::vector<Value> rows = std::exchange(rows_, {});
     const View* view = views_.Find(rows.front().IfObject()->type_name);
@@ -139,6 +153,7 @@ class TextRenderer : public Renderer {
   TextSink out_;
   std::vector<Value> rows_;
   std::string shape_;
+  bool headed_ = false;  // rows_ goes on with a table that has begun
 };
 
 std::string Trimmed(std::string line) {
@@ -204,7 +219,7 @@ std::vector<Column> ColumnsFor(const std::vector<Value>& rows,
       return value.is_number() || value.If<TimeSpan>() != nullptr;
     };
     const bool right = !rows.empty() && std::all_of(rows.begin(), rows.end(), number);
-    columns.push_back({name, name, right ? Align::kRight : Align::kLeft, Unit::kPlain});
+    columns.push_back({name, name, right ? Align::kRight : Align::kLeft, Unit::kPlain, 0});
   }
   return columns;
 }
@@ -214,7 +229,8 @@ std::vector<std::string> TableLines(const std::vector<Value>& rows, std::vector<
   if (columns.empty()) return {};
   std::vector<std::vector<std::string>> cells;
   std::vector<size_t> widths;
-  for (const Column& column : columns) widths.push_back(DisplayWidth(Printable(column.title)));
+  for (const Column& column : columns)
+    widths.push_back(std::max(column.width, DisplayWidth(Printable(column.title))));
   for (const Value& row : rows) {
     std::vector<std::string> line;
     for (size_t i = 0; i < columns.size(); ++i) {

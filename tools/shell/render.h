@@ -23,6 +23,8 @@ class Renderer {
   virtual ~Renderer() = default;
   virtual void Add(const Value& value) = 0;
   virtual void Finish() = 0;
+  // Shows what has come so far: the next object may take long.
+  virtual void ShowNow() {}
 };
 // `width` 0 is any. `terminal`: control characters in text alone are made visible too.
 std::unique_ptr<Renderer> MakeTextRenderer(const ViewTable& views, size_t width, bool terminal,

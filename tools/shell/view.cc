@@ -5,10 +5,10 @@
 namespace partita::shell {
 namespace {
 
-Column Left(std::string name) { return {name, name, Align::kLeft, Unit::kPlain}; }
-Column Right(std::string name) { return {name, name, Align::kRight, Unit::kPlain}; }
+Column Left(std::string name) { return {name, name, Align::kLeft, Unit::kPlain, 0}; }
+Column Right(std::string name) { return {name, name, Align::kRight, Unit::kPlain, 0}; }
 Column Mebibytes(const std::string& name) {
-  return {name + "(M)", name, Align::kRight, Unit::kMebibytes};
+  return {name + "(M)", name, Align::kRight, Unit::kMebibytes, 0};
 }
 
 }  // namespace
@@ -25,7 +25,7 @@ ViewTable DefaultViews() {
   table.Add({"VM",
              {Left("Name"),
               Left("State"),
-              {"CPUUsage(%)", "CPUUsage", Align::kRight, Unit::kPlain},
+              {"CPUUsage(%)", "CPUUsage", Align::kRight, Unit::kPlain, 0},
               Mebibytes("MemoryAssigned"),
               Right("Uptime"),
               Left("Status"),
@@ -36,20 +36,23 @@ ViewTable DefaultViews() {
   table.Add({"VMHardDiskDrive",
              {Left("VMName"), Left("ControllerType"), Right("ControllerNumber"),
               Right("ControllerLocation"), Right("DiskNumber"), Left("Path")}});
-  table.Add(
-      {"VMSwitch", {Left("Name"), Left("SwitchType"), Left("NetAdapterInterfaceDescription")}});
   table.Add({"VMIntegrationService",
              {Left("VMName"), Left("Name"), Left("Enabled"), Left("PrimaryStatusDescription"),
               Left("SecondaryStatusDescription")}});
   table.Add({"VMMetrics",
-             {Left("VMName"),
-              {"AvgCPU(MHz)", "AvgCPU", Align::kRight, Unit::kPlain},
-              Mebibytes("AvgRAM"),
-              Mebibytes("MaxRAM"),
-              Mebibytes("MinRAM"),
-              Mebibytes("TotalDisk"),
-              Mebibytes("NetworkInbound"),
-              Mebibytes("NetworkOutbound")}});
+             {Left("VMName"), Right("CPUTime"), Mebibytes("MemoryAssigned"),
+              Mebibytes("MemoryDemand"), Mebibytes("DiskRead"), Mebibytes("DiskWritten"),
+              Mebibytes("NetworkInbound"), Mebibytes("NetworkOutbound")}});
+  table.Add({"VMMemory",
+             {Left("VMName"), Left("DynamicMemoryEnabled"), Mebibytes("Minimum"),
+              Mebibytes("Startup"), Mebibytes("Maximum")}});
+  table.Add({"VMWorker",
+             {Left("VMName"), Right("ProcessId"), Left("Backend"), Mebibytes("ResidentMemory")}});
+  table.Add({"VMEvent",
+             {{"Time", "Time", Align::kLeft, Unit::kPlain, 24},
+              {"VMName", "VMName", Align::kLeft, Unit::kPlain, 16},
+              {"Type", "Type", Align::kLeft, Unit::kPlain, 16},
+              Left("Message")}});
   table.Add({"Job", {Right("Id"), Left("Name"), Left("State"), Left("HasMoreData")}});
   table.Add({"GroupInfo", {Right("Count"), Left("Name"), Left("Group")}});
   table.Add({"CmdletInfo", {Left("Name"), Left("Synopsis")}});

@@ -19,6 +19,7 @@ struct Column {
   std::string property;
   Align align = Align::kLeft;
   Unit unit = Unit::kPlain;
+  size_t width = 0;  // at least; for tables that grow row by row
 };
 struct View {
   std::string type_name;

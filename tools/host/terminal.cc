@@ -1,4 +1,4 @@
-#include "tools/partita/terminal.h"
+#include "tools/host/terminal.h"
 
 #include <unistd.h>
 

@@ -1,7 +1,7 @@
 // The user's terminal while it is a partition's console: raw, with a way out (Ctrl-A x), and put
 // back on every way out of the program.
-#ifndef PARTITA_TOOLS_PARTITA_TERMINAL_H_
-#define PARTITA_TOOLS_PARTITA_TERMINAL_H_
+#ifndef PARTITA_TOOLS_HOST_TERMINAL_H_
+#define PARTITA_TOOLS_HOST_TERMINAL_H_
 
 #include <termios.h>
 
@@ -35,4 +35,4 @@ class EscapeFilter {
 
 }  // namespace partita
 
-#endif  // PARTITA_TOOLS_PARTITA_TERMINAL_H_
+#endif  // PARTITA_TOOLS_HOST_TERMINAL_H_
