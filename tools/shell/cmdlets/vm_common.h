@@ -36,7 +36,6 @@ void ForEachVm(const Bound& bound, Context& context, const std::function<void(co
 
 // A service's answers as objects.
 Object VmObject(const Json& vm);
-Object OperationObject(const Json& operation);
 // Any JSON: `memory_bytes` becomes the Size `Memory`, `uptime_ms` the TimeSpan `Uptime`, times
 // dates; names are written as PowerShell's.
 Value FromJson(const Json& json, const std::string& type_name);
