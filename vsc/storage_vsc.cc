@@ -197,7 +197,8 @@ RingStatus StorageVsc::Poll(Channel& channel, Completion* completion) {
     const RingStatus status = channel.reader().Next(&packet);
     if (status != RingStatus::kOk) return status;
     if (packet.descriptor.type != vmbus::kPacketCompletion) continue;  // host notifications
-    if (packet.descriptor.transaction_id >= kReservedTags) continue;   // nobody waits any more
+    const uint64_t tag = packet.descriptor.transaction_id;
+    if (tag >= kReservedTags && tag < kReservedTags + kExecuteTags) continue;  // was given up
     *completion = CompletionOf(packet);
     if (primary && in_flight_ > 0) --in_flight_;
     return RingStatus::kOk;
