@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -162,8 +161,13 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory)
   const std::string lock = directory + "/lock";
   store->lock_ = UniqueFd(open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!store->lock_.valid()) return SystemError("opening " + lock);
-  if (flock(store->lock_.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return SystemError("locking " + lock);
+  // A record lock is this process's alone. One of the open file would live on, after a kill, in a
+  // child that has yet to execute its program, and keep the next service out for that long.
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  if (fcntl(store->lock_.get(), F_SETLK, &whole) != 0) {
+    if (errno != EAGAIN && errno != EACCES) return SystemError("locking " + lock);
     return FailedPrecondition("another service has the directory " + directory);
   }
   ASSIGN_OR_RETURN(store->vms_, OpenDirectory(directory + "/vms"));
