@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/descriptor_limit.h"
 #include "base/event_loop.h"
+#include "base/file_lock.h"
 #include "base/log.h"
 #include "tools/host/unix_socket.h"
 #include "tools/host/worker_process.h"
@@ -79,7 +80,24 @@ std::optional<gid_t> GroupNumber(const char* name) {
   return entry->gr_gid;
 }
 
-absl::StatusOr<UniqueFd> Listen(const Flags& flags) {
+// The name of the socket is ours while we have the lock beside it. What bears the name then is of a
+// service that was killed, although a child of it that has yet to execute its program may still
+// seem to listen. (Without a lock file it is not of a service: ListenForOwner looks who has it.)
+absl::StatusOr<UniqueFd> LockSocketName(const std::string& socket) {
+  const std::string path = socket + ".lock";
+  const bool known = access(path.c_str(), F_OK) == 0;
+  UniqueFd lock(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock.valid()) return SystemError("opening " + path);
+  if (!LockForProcess(lock.get())) {
+    if (errno != EAGAIN && errno != EACCES) return SystemError("locking " + path);
+    return FailedPrecondition("another service answers at " + socket);
+  }
+  struct stat info {};
+  if (known && lstat(socket.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) unlink(socket.c_str());
+  return lock;
+}
+
+absl::StatusOr<UniqueFd> Listen(const Flags& flags, UniqueFd* lock) {
   // systemd made it and listens (LISTEN_FDS); descriptor 3 is the first.
   constexpr int kFirst = 3;
   if (Environment("LISTEN_PID") == std::to_string(getpid()) && Environment("LISTEN_FDS") == "1") {
@@ -88,6 +106,7 @@ absl::StatusOr<UniqueFd> Listen(const Flags& flags) {
     return UniqueFd(kFirst);
   }
   constexpr size_t kBacklog = 1024;
+  ASSIGN_OR_RETURN(*lock, LockSocketName(flags.socket));
   ASSIGN_OR_RETURN(UniqueFd fd, ListenForOwner("--socket", flags.socket, SOCK_STREAM, kBacklog));
   // Who may is decided by who asks, and others are told so.
   if (flags.system && chmod(flags.socket.c_str(), 0666) != 0) return SystemError(flags.socket);
@@ -114,7 +133,7 @@ class Service {
       ASSIGN_OR_RETURN(options.worker, ProgramBeside("partita-worker"));
     }
     RETURN_IF_ERROR(WatchSignals());
-    ASSIGN_OR_RETURN(UniqueFd listener, Listen(flags));
+    ASSIGN_OR_RETURN(UniqueFd listener, Listen(flags, &socket_lock_));
     events_ = EventLog::Open(flags.state);
     events_->Add("service.started", "", "", absl::StrCat("partitad ", kVersion));
     inventory_ = std::make_unique<Inventory>(*store_, *events_);
@@ -174,6 +193,7 @@ class Service {
   // Destroyed in reverse order.
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<Store> store_;
+  UniqueFd socket_lock_;  // empty: the socket is systemd's
   UniqueFd signals_;
   std::unique_ptr<EventLog> events_;
   std::unique_ptr<Inventory> inventory_;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/file_lock.h"
 #include "tools/control/control.pb.h"
 #include "tools/control/definition_json.h"
 #include "tools/control/json_fields.h"
@@ -161,12 +162,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory)
   const std::string lock = directory + "/lock";
   store->lock_ = UniqueFd(open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!store->lock_.valid()) return SystemError("opening " + lock);
-  // A record lock is this process's alone. One of the open file would live on, after a kill, in a
-  // child that has yet to execute its program, and keep the next service out for that long.
-  struct flock whole {};
-  whole.l_type = F_WRLCK;
-  whole.l_whence = SEEK_SET;
-  if (fcntl(store->lock_.get(), F_SETLK, &whole) != 0) {
+  if (!LockForProcess(store->lock_.get())) {
     if (errno != EAGAIN && errno != EACCES) return SystemError("locking " + lock);
     return FailedPrecondition("another service has the directory " + directory);
   }
