@@ -171,7 +171,13 @@ uint64_t KvmVcpu::TscKhz() const {
 absl::StatusOr<std::unique_ptr<KvmVm>> KvmVm::Create(int kvm_fd) {
   const int run_size = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
   if (run_size <= 0) return SystemError("asking KVM for its run structure's size");
-  UniqueFd fd(ioctl(kvm_fd, KVM_CREATE_VM, 0));
+  // The kernel takes all locks of the address space for this and gives up, with EINTR, whenever
+  // anything is pending for the thread, be it io_uring's own work (docs/quirks.md).
+  int created = -1;
+  do {
+    created = ioctl(kvm_fd, KVM_CREATE_VM, 0);
+  } while (created < 0 && errno == EINTR);
+  UniqueFd fd(created);
   if (!fd.valid()) return SystemError("creating a KVM virtual machine");
   std::unique_ptr<KvmVm> vm(new KvmVm(std::move(fd), static_cast<size_t>(run_size)));
   if (ioctl(vm->fd(), KVM_SET_TSS_ADDR, machine::kKvmTss) != 0) {

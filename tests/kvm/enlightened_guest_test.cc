@@ -574,7 +574,7 @@ TEST_F(GuestTest, UsageErrorsNameTheNearestFlag) {
   const Outcome wrong = Shell(Partita("run --kernl x"));
   EXPECT_EQ(wrong.status, 2);
   EXPECT_NE(wrong.output.find("did you mean --kernel?"), std::string::npos) << wrong.output;
-  EXPECT_EQ(Shell(Partita("")).status, 2);
+  EXPECT_EQ(Shell(Partita("Get-VN < /dev/null")).status, 2) << "no command and no cmdlet";
   EXPECT_EQ(Shell(Partita("run --cpus 65 --kernel x")).status, 2);
   EXPECT_EQ(Shell(Partita("run --help")).status, 0);
   const Outcome no_kernel = Shell(Partita("run --kernel /does/not/exist"));
