@@ -332,7 +332,7 @@ absl::StatusOr<std::unique_ptr<RawFile>> RawFile::Create(UniqueFd fd, const Opti
   } else {
     return InvalidArgument("a disk must be a regular file or a block device");
   }
-  if (properties.size == 0 || properties.size % options.logical_block != 0) {
+  if (!options.any_size && (properties.size == 0 || properties.size % options.logical_block != 0)) {
     return InvalidArgument("the disk's size of " + std::to_string(properties.size) +
                            " bytes is not a positive multiple of its sector size of " +
                            std::to_string(options.logical_block));

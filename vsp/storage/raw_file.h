@@ -17,6 +17,7 @@ class RawFile : public BlockBackend {
     bool read_only = false;
     bool direct = false;  // the descriptor was opened with O_DIRECT
     uint32_t logical_block = 512;
+    bool any_size = false;  // the file of an image, which grows: not a guest's disk by itself
   };
   static absl::StatusOr<std::unique_ptr<RawFile>> Create(UniqueFd fd, const Options& options);
 

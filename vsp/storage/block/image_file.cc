@@ -79,6 +79,15 @@ absl::Status DescriptorFile::Extend(uint64_t size) {
   return absl::OkStatus();
 }
 
+absl::Status DescriptorFile::Reserve(uint64_t offset, uint64_t length) {
+  if (fallocate(fd_, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(length)) ==
+          0 ||
+      errno == EOPNOTSUPP) {
+    return absl::OkStatus();
+  }
+  return SystemError("reserving room for the image");
+}
+
 absl::Status DescriptorFile::Flush() {
   return fdatasync(fd_) == 0 ? absl::OkStatus() : SystemError("flushing the image");
 }
@@ -108,6 +117,15 @@ absl::Status OverlayReader::Read(uint64_t offset, std::span<std::byte> bytes) co
     }
   }
   return absl::OkStatus();
+}
+
+bool OverlayReader::Covers(uint64_t offset, uint64_t length) const {
+  auto piece = pieces_.upper_bound(offset);
+  if (piece != pieces_.begin()) --piece;
+  for (; piece != pieces_.end() && piece->first < offset + length; ++piece) {
+    if (piece->first + piece->second.length > offset) return true;
+  }
+  return false;
 }
 
 void OverlayReader::Clear(uint64_t offset, uint64_t length) {

@@ -36,6 +36,13 @@ class ImageFile : public ImageReader {
   virtual absl::Status WriteZeroes(uint64_t offset, uint64_t length) = 0;
   // Makes the file at least `size` bytes long.
   virtual absl::Status Extend(uint64_t size) = 0;
+  // Takes room for a part of the file, so that writing there cannot find the disk full. The file
+  // becomes no longer; where the file system cannot do it, nothing happens.
+  virtual absl::Status Reserve(uint64_t offset, uint64_t length) {
+    static_cast<void>(offset);
+    static_cast<void>(length);
+    return absl::OkStatus();
+  }
   // What was written is durable. After a failure nothing about the file's content is known.
   virtual absl::Status Flush() = 0;
 };
@@ -49,6 +56,7 @@ class DescriptorFile final : public ImageFile {
   absl::Status Write(uint64_t offset, std::span<const std::byte> bytes) override;
   absl::Status WriteZeroes(uint64_t offset, uint64_t length) override;
   absl::Status Extend(uint64_t size) override;
+  absl::Status Reserve(uint64_t offset, uint64_t length) override;
   absl::Status Flush() override;
 
  private:
@@ -69,6 +77,8 @@ class OverlayReader final : public ImageReader {
   void PutZeroes(uint64_t offset, uint64_t length);
   void Extend(uint64_t size) { size_ = size > size_ ? size : size_; }
   [[nodiscard]] size_t pieces() const { return pieces_.size(); }
+  // Whether anything lies over this part.
+  [[nodiscard]] bool Covers(uint64_t offset, uint64_t length) const;
 
  private:
   struct Piece {
