@@ -232,14 +232,8 @@ void Api::GetGuest(const Call& call) {
   }
   if (vm->worker == nullptr) {
     return Answer(call.exchange,
-                  ApiError{409,
-                           "vm.wrong_state",
-                           "InvalidOperation",
-                           vm->name(),
-                           absl::StrCat("'", vm->name(), "' is ", std::string(Name(vm->state)),
-                                        "; only a running VM can be asked"),
-                           {},
-                           "Start the VM."});
+                  error::WrongState(vm->name(), Name(vm->state), "; only a running VM can be asked",
+                                    "Start the VM."));
   }
   control::Request request;
   if (what == "addresses") {
@@ -285,15 +279,9 @@ void Api::AddDevice(const Call& call) {
   }
   if (vm->state != VmState::kRunning || key != std::string_view("disks")) {
     return Answer(call.exchange,
-                  ApiError{409,
-                           "vm.wrong_state",
-                           "InvalidOperation",
-                           vm->name(),
-                           absl::StrCat("'", vm->name(), "' is ", std::string(Name(vm->state)),
-                                        "; disks can be added to one that is Off or Running, "
-                                        "adapters to one that is Off"),
-                           {},
-                           ""});
+                  error::WrongState(vm->name(), Name(vm->state),
+                                    "; disks can be added to one that is Off or Running, "
+                                    "adapters to one that is Off"));
   }
   control::DiskDefinition disk = definition->disks(definition->disks_size() - 1);
   Vm probe;  // as if it were another VM's, to find who has it
@@ -352,14 +340,9 @@ void Api::RemoveDevice(const Call& call) {
   const auto hot = disks ? vm->hot.find(list.disks(index).path()) : vm->hot.end();
   if (vm->state != VmState::kRunning || hot == vm->hot.end()) {
     return Answer(call.exchange,
-                  ApiError{409,
-                           "vm.wrong_state",
-                           "InvalidOperation",
-                           vm->name(),
-                           absl::StrCat("'", vm->name(), "' is ", std::string(Name(vm->state)),
-                                        "; only a disk that was added while it runs can leave"),
-                           {},
-                           "Stop the VM first."});
+                  error::WrongState(vm->name(), Name(vm->state),
+                                    "; only a disk that was added while it runs can leave",
+                                    "Stop the VM first."));
   }
   control::Request request;
   request.mutable_remove_device()->set_id(hot->second);
@@ -392,15 +375,8 @@ void Api::Console(const Call& call) {
                                  "'X-Partita-Mode: read' or 'write'"));
   }
   if (vm->worker == nullptr) {
-    return Answer(call.exchange,
-                  ApiError{409,
-                           "vm.wrong_state",
-                           "InvalidOperation",
-                           vm->name(),
-                           absl::StrCat("'", vm->name(), "' is ", std::string(Name(vm->state)),
-                                        " and has no console"),
-                           {},
-                           "Start the VM."});
+    return Answer(call.exchange, error::WrongState(vm->name(), Name(vm->state),
+                                                   " and has no console", "Start the VM."));
   }
   // The worker says whether there is a place before the client is told that there is. Then it gets
   // the client's own socket: a console goes on without this service.

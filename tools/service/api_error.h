@@ -4,6 +4,7 @@
 #define PARTITA_TOOLS_SERVICE_API_ERROR_H_
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -40,6 +41,14 @@ inline ApiError Definition(const absl::Status& status, std::string target) {
 }
 inline ApiError Host(std::string target, std::string message, std::string next_step = "") {
   return {500, "host.failure",      "ResourceUnavailable", std::move(target), std::move(message),
+          {},  std::move(next_step)};
+}
+// "'NAME' is STATE" and what follows from that.
+inline ApiError WrongState(const std::string& name, std::string_view state, std::string_view rest,
+                           std::string next_step = "") {
+  std::string message = "'" + name + "' is ";
+  message.append(state).append(rest);
+  return {409, "vm.wrong_state",    "InvalidOperation", name, std::move(message),
           {},  std::move(next_step)};
 }
 inline ApiError Guest(std::string target, std::string message) {

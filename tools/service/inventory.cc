@@ -177,14 +177,9 @@ Outcome<Vm*> Inventory::Change(Vm& vm, const Json& patch) {
   if (!definition.ok()) return error::Definition(definition.status(), vm.name());
   if (FixedPart(*definition) != FixedPart(vm.stored.definition) &&
       !Step(vm.state, VmEvent::kChange)) {
-    return ApiError{409,
-                    "vm.wrong_state",
-                    "InvalidOperation",
-                    vm.name(),
-                    absl::StrCat("'", vm.name(), "' is ", std::string(Name(vm.state)),
-                                 "; only 'name', 'notes' and 'actions' can be changed then"),
-                    {},
-                    "Stop the VM first."};
+    return error::WrongState(vm.name(), Name(vm.state),
+                             "; only 'name', 'notes' and 'actions' can be changed then",
+                             "Stop the VM first.");
   }
   return Replace(vm, *std::move(definition));
 }

@@ -25,15 +25,9 @@ constexpr size_t kMaxCrashes = 5;  // in that window; then it stays off
 uint64_t NowMs() { return MonotonicNs() / 1'000'000; }
 
 ApiError WrongState(const Vm& vm, VmEvent request) {
-  const std::string legal = LegalRequests(vm.state);
-  return {409,
-          "vm.wrong_state",
-          "InvalidOperation",
-          vm.name(),
-          absl::StrCat("'", vm.name(), "' is ", std::string(Name(vm.state)), " and cannot ",
-                       std::string(Name(request)), "; legal in this state: ", legal),
-          {},
-          ""};
+  return error::WrongState(vm.name(), Name(vm.state),
+                           absl::StrCat(" and cannot ", std::string(Name(request)),
+                                        "; legal in this state: ", LegalRequests(vm.state)));
 }
 
 // How a worker ended that said nothing.
