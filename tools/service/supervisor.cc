@@ -480,7 +480,7 @@ void Supervisor::StartByThemselves() {
 }
 
 std::string Supervisor::StopAll(uint32_t limit_ms) {
-  const std::string operation = operations_.Begin("stop_all", "");
+  std::string operation = operations_.Begin("stop_all", "");
   for (Vm* vm : inventory_.All()) {
     ++vm->restart_number;
     if (!HasWorker(vm->state)) continue;
